@@ -1,0 +1,259 @@
+"""The command ``normcore``."""
+
+import json
+import os
+import shutil
+import sys
+import warnings
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from .errors import LabError, SweepIncomplete, UsageError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+                  help="Run the experiments on normalization layers, and read what they measured.")  # fmt: skip
+bench_app = typer.Typer(no_args_is_help=True, help="Measure speed.")
+app.add_typer(bench_app, name="bench")
+console = Console(soft_wrap=True)
+
+AsJson = Annotated[bool, typer.Option("--json", help="As JSON.")]
+AsCsv = Annotated[bool, typer.Option("--csv", help="As CSV.")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+
+
+def main() -> None:
+    """Entry point: what the lab refuses is one line and an exit code, never a traceback.
+
+    Exit codes: 2 bad input, nothing was run; 3 stopped before the end, the next call goes on; 1 anything
+    else that failed.
+    """
+    warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)  # type: ignore[assignment]
+    try:
+        app()
+    except UsageError as error:
+        _fail(error, 2)
+    except SweepIncomplete as error:
+        _fail(error, 3)
+    except LabError as error:
+        _fail(error, 1)
+    except BrokenPipeError:  # the reader of a pipe has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _fail(error: Exception, code: int) -> None:
+    print(" ".join(str(error).split()), file=sys.stderr)
+    sys.exit(code)
+
+
+def _show(rows: list[dict[str, Any]]) -> None:
+    if not rows:
+        console.print("nothing yet")
+        return
+    table = Table(*rows[0], box=None, header_style="bold", pad_edge=False)
+    for row in rows:
+        table.add_row(*("" if value is None else str(value) for value in row.values()))
+    console.print(table)
+
+
+@app.command("experiments")
+def list_experiments(as_json: AsJson = False) -> None:
+    """List the experiments and the profile whose results are there."""
+    from .experiments import PROFILES, experiments
+    from .runs import Store
+
+    rows = []
+    for name, experiment in experiments().items():
+        store = Store(name)
+        complete = [profile for profile in PROFILES if store.has(profile)]
+        rows.append({"experiment": name, "title": experiment.title, "results": ", ".join(complete) or "none yet"})
+    print(json.dumps(rows, indent=1)) if as_json else _show(rows)
+
+
+def _changes(settings: list[str]) -> dict[str, Any]:
+    changes = {}
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        if not equals:
+            raise UsageError(f"--set takes key=value, got {setting!r}")
+        try:
+            changes[name] = yaml.safe_load(value)
+            if isinstance(changes[name], str):  # YAML 1.1 takes 1e-3 for text
+                changes[name] = float(value)
+        except ValueError:
+            pass
+        except yaml.YAMLError as error:
+            raise UsageError(f"--set {setting}: the value is not YAML ({error})") from None
+    return changes
+
+
+@app.command()
+def run(
+    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Experiments, or 'all'.")],
+    profile: Annotated[str, typer.Option(help="smoke, quick, full, or published (the best that is there).")] = "smoke",
+    device: Device = "auto",
+    fresh: Annotated[bool, typer.Option("--fresh", help="Run again what is there.")] = False,
+    changes: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a parameter of the notebook.")
+    ] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Runs side by side; on a CPU one thread each.")] = 1,
+    shard: Annotated[str, typer.Option(help="i/n: do the i-th of n parts only.")] = "1/1",
+    time_budget: Annotated[str, typer.Option(help="Stop cleanly after 90s, 9m or 1.5h; the next call goes on.")] = "",
+) -> None:
+    """Run experiments by papermill; the executed notebooks go to book/runs."""
+    from .experiments import PROFILES, PUBLISHED, experiments, find
+    from .provenance import choose_device
+    from .sweep import Shard, parse_seconds
+
+    chosen = list(experiments().values()) if names == ["all"] else [find(name) for name in names]
+    how = {"device": device, "fresh": fresh, "jobs": jobs, "shard": shard, "time_budget": time_budget}
+    what = _changes(changes or [])
+    choose_device(device)
+    Shard.parse(shard)
+    parse_seconds(time_budget)
+    if profile not in (*PROFILES, PUBLISHED):
+        from .errors import unknown
+
+        raise unknown("profile", profile, (*PROFILES, PUBLISHED))
+    for experiment in chosen:  # everything is checked before anything is run
+        experiment.check({**what, **how})
+    stopped = None
+    for experiment in chosen:
+        try:
+            console.print(f"{experiment.name}: {experiment.run(profile, {**what, **how})}")
+        except SweepIncomplete as error:
+            stopped = error
+            console.print(f"{experiment.name}: {error}")
+    if stopped and shard == "1/1":
+        raise stopped
+
+
+@app.command()
+def results(
+    name: Annotated[str, typer.Argument(help="An experiment.")],
+    profile: Annotated[str, typer.Option(help="smoke, quick, full, custom, or published.")] = "published",
+    stage: Annotated[str, typer.Option(help="The stage of the experiment, such as main or search.")] = "main",
+    as_csv: AsCsv = False,
+    as_json: AsJson = False,
+) -> None:
+    """One row a run of an experiment: configuration, final metrics, time, device."""
+    from .errors import unknown
+    from .experiments import PUBLISHED, find
+    from .runs import Store, table
+
+    experiment = find(name)
+    profile = experiment.published() if profile == PUBLISHED else profile
+    store = Store(name)
+    stages = store.profiles().get(profile)
+    if stages is None:
+        if profile in store.profiles() or profile in ("smoke", "quick", "full", "custom"):
+            raise LabError(f"{name} has no results of profile {profile}: normcore run {name} --profile {profile}")
+        raise unknown("profile", profile, store.profiles())
+    if stage not in stages:
+        raise unknown("stage", stage, stages)
+    found = store.runs(profile, stage)
+    rows = table(found)
+    if not rows.empty:
+        rows.insert(0, "profile", profile)
+    if as_csv:
+        rows.to_csv(sys.stdout, index=False)
+    elif as_json:
+        print(json.dumps([{"profile": profile, **r.to_json()} for r in found], indent=1))
+    else:
+        short = ["norm", "optimizer", "lr", "batch_size", "seed", "status", "seconds"]
+        metrics = [c for c in rows.columns if c.endswith(("_loss", "_accuracy"))]
+        _show(rows[[*short[:5], *metrics, *short[5:]]].to_dict("records") if found else [])  # type: ignore[arg-type]
+
+
+@app.command()
+def claims(as_json: AsJson = False) -> None:
+    """Every statement of the five documents with its verdict, computed from the results."""
+    from .claims import judge_all
+
+    rows = [judged.to_json() for judged in judge_all()]
+    if as_json:
+        print(json.dumps(rows, indent=1))
+    else:
+        _show([{"id": r["id"], "kind": r["kind"], "verdict": r["verdict"], "statement": r["statement"]} for r in rows])
+
+
+@app.command()
+def data(as_json: AsJson = False) -> None:
+    """What data set is found where, and how to get what is missing."""
+    from .data import registry, where
+
+    rows = []
+    for name, entry in registry().items():
+        state, how = where(entry)
+        rows.append({"data set": name, "state": state, "": how, "licence": entry.licence})
+    print(json.dumps(rows, indent=1)) if as_json else _show(rows)
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """Versions, device, disk space, and whether torch.compile works here."""
+    import torch
+
+    from . import paths
+    from .provenance import choose_device, provenance
+
+    found = provenance(choose_device("auto"))
+    space = paths.cache()
+    while not space.exists():
+        space = space.parent
+    row = {
+        **found.pop("versions"), **found, "results": str(paths.results()), "cache": str(paths.cache()),
+        "free_disk_gib": round(shutil.disk_usage(space).free / 2**30, 1),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
+        "torch_compile": _try_compile(), "chromium": _chromium(),
+    }  # fmt: skip
+    print(json.dumps(row, indent=1)) if as_json else _show([{"what": k, "found": v} for k, v in row.items()])
+
+
+def _try_compile() -> str:
+    import torch
+
+    try:
+        x = torch.linspace(0, 1, 8)
+        same = torch.equal(torch.compile(lambda t: t * 2 + 1)(x), x * 2 + 1)
+        return "works" if same else "wrong result"
+    except Exception as error:  # a missing compiler shows itself in many ways
+        return f"does not work ({type(error).__name__}); the eager path is used"
+
+
+def _chromium() -> str:
+    return next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), "none")
+
+
+@bench_app.command()
+def training(
+    to: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the numbers there.")] = None,
+    device: Device = "auto",
+    batch_size: Annotated[int, typer.Option(min=2)] = 64,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds that the loops take turns in.")] = 7,
+) -> None:
+    """Our training loop, a plain DataLoader loop, and the floor, on the same model and batch size."""
+    from .bench import training as measure
+    from .files import write_json
+
+    found = measure(device, batch_size, rounds)
+    if to:
+        write_json(to, found)
+    _show([{"loop": name, **row} for name, row in found["loops"].items()])
+
+
+@app.command()
+def book() -> None:
+    """Write the generated parts of the book's pages from the results (part of `make book`)."""
+    from .pages import generate
+
+    for path in generate():
+        console.print(str(path))
+
+
+if __name__ == "__main__":
+    main()

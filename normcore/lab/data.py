@@ -1,0 +1,342 @@
+"""Data sets by name, decoded once to uint8 arrays that every process maps instead of copying.
+
+A set is looked for in the folder that ``NORMCORE_DATA`` names, then in the user's cache, then at its public
+home on the Hugging Face Hub. The embedded digits need none of them.
+"""
+
+import functools
+import hashlib
+import io
+import json
+import re
+import shutil
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from filelock import FileLock
+from numpy.typing import NDArray
+from PIL import Image
+
+from . import paths
+from .errors import DataError, UsageError, unknown
+from .files import write_json
+
+SPLITS = ("train", "test")
+_LAYOUT = 1  # of the decoded arrays; a change makes older caches be decoded again
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What the registry (``data/datasets.yaml``) says of a data set; see the comments there."""
+
+    name: str
+    title: str = ""
+    hub: str = ""
+    embedded: bool = False
+    classes: int = 0
+    items: dict[str, int] | None = None
+    columns: tuple[str, str] = ("image", "label")
+    source: str = ""
+    licence: str = ""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images (N, H, W, C) and labels (N,), mapped from disk."""
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A decoded data set.
+
+    Attributes:
+        name, image_size: as asked for.
+        classes: number of classes.
+        mean, std: per channel over the training split, pixels in [0, 1].
+        train, test: the splits.
+        fingerprint: hash of all pixels and labels; equal wherever a run saw the same data.
+        origin: where it came from: ``embedded``, ``NORMCORE_DATA`` or ``hub``.
+    """
+
+    name: str
+    image_size: int
+    classes: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    train: Split
+    test: Split
+    fingerprint: str
+    origin: str
+
+    @property
+    def channels(self) -> int:
+        return len(self.mean)
+
+
+def registry() -> dict[str, Entry]:
+    """All known data sets: the registry's, and the folders of ``NORMCORE_DATA`` in the right layout."""
+    rows = yaml.safe_load((paths.root() / "data" / "datasets.yaml").read_text(encoding="utf-8"))
+    entries = {}
+    for name, row in rows.items():
+        columns = row.pop("columns", None)
+        entries[name] = Entry(name, **row, **({"columns": (columns["image"], columns["label"])} if columns else {}))
+    folder = paths.user_data()
+    if folder and folder.is_dir():
+        for path in sorted(folder.iterdir()):
+            if path.name not in entries and all(_parquet(path, split) for split in SPLITS):
+                entries[path.name] = Entry(path.name, title=path.name, source="a folder of NORMCORE_DATA")
+    return entries
+
+
+def find(name: str) -> Entry:
+    """The registry's entry; an unknown name is a :class:`UsageError` that lists the closest."""
+    known = registry()
+    if name not in known:
+        raise unknown("data set", name, known)
+    return known[name]
+
+
+@functools.lru_cache(maxsize=4)
+def load(name: str, image_size: int) -> Dataset:
+    """The data set with square images of ``image_size`` pixels, decoded on first use.
+
+    Raises:
+        UsageError: unknown name.
+        DataError: not found anywhere, or a file that is truncated or corrupt; it names the file.
+    """
+    entry = find(name)
+    folder = paths.cache() / "datasets" / f"{name}-{image_size}"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):  # several processes may ask at once; one decodes
+        files = _local_files(entry)
+        cached = _open(entry, image_size, folder)
+        if cached and (files is None or _stamp(files) == _meta(folder)["stamp"]):
+            return cached
+        if entry.embedded:
+            origin, rows = "embedded", _digits()
+        elif files is not None:
+            origin, rows = "NORMCORE_DATA", _parquet_rows(entry, files)
+        else:
+            origin, rows = "hub", _hub_rows(entry)
+        _decode(entry, image_size, folder, rows, origin, _stamp(files) if files else None)
+        decoded = _open(entry, image_size, folder)
+    assert decoded is not None
+    return decoded
+
+
+def train_items(name: str, image_size: int) -> int:
+    """Number of training images; from the registry where it says so, so that nothing need be there."""
+    return (find(name).items or {}).get("train") or len(load(name, image_size).train.labels)
+
+
+def where(entry: Entry) -> tuple[str, str]:
+    """(state, how to get it) of a data set, without loading anything: for ``normcore data``."""
+    if entry.embedded:
+        return "embedded", "comes with scikit-learn"
+    if _local_files(entry) is not None:
+        return "NORMCORE_DATA", "found"
+    sizes = sorted((paths.cache() / "datasets").glob(f"{entry.name}-*/meta.json"))
+    if sizes:
+        return "cache", "decoded at " + ", ".join(f"{p.parent.name.rpartition('-')[2]} px" for p in sizes)
+    return "missing", _how_to_get(entry)
+
+
+# --- finding and reading the sources ---------------------------------------------------------------------
+
+
+def _parquet(folder: Path, split: str) -> list[Path]:
+    return sorted(folder.glob(f"{split}*.parquet"))
+
+
+def _local_files(entry: Entry) -> dict[str, list[Path]] | None:
+    folder = paths.user_data()
+    if folder is None or entry.embedded or not (folder / entry.name).is_dir():
+        return None
+    files = {split: _parquet(folder / entry.name, split) for split in SPLITS}
+    for split, found in files.items():
+        if not found:
+            raise DataError(f"{folder / entry.name} has no {split}*.parquet: add it, or remove the folder")
+        sharded = re.search(r"-of-(\d+)\.parquet$", found[0].name)
+        if sharded and len(found) != int(sharded[1]):
+            raise DataError(f"{folder / entry.name}: {len(found)} of {int(sharded[1])} shards of {split} are there")
+    return files
+
+
+def _stamp(files: dict[str, list[Path]]) -> list[list[Any]]:
+    stats = [(path.name, path.stat()) for split in SPLITS for path in files[split]]
+    return [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]
+
+
+# (split, image bytes or array, label, where it stands: for error messages)
+Row = tuple[str, bytes | NDArray[np.uint8], int, str]
+
+
+def _parquet_rows(entry: Entry, files: dict[str, list[Path]]) -> Iterator[Row]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    image, label = entry.columns
+    for split in SPLITS:
+        for path in files[split]:
+            try:
+                with pq.ParquetFile(path) as file:
+                    missing = {image, label} - set(file.schema_arrow.names)
+                    if missing:
+                        found = ", ".join(file.schema_arrow.names)
+                        raise DataError(f"{path} has no column {', '.join(sorted(missing))}; its columns are {found}")
+                    row = 0
+                    for batch in file.iter_batches(1024, columns=[image, label]):
+                        for cell, value in zip(batch[image].to_pylist(), batch[label].to_pylist(), strict=True):
+                            yield split, cell["bytes"], value, f"{path}, row {row}"
+                            row += 1
+            except (pa.ArrowException, OSError) as error:
+                raise DataError(f"{path} is truncated or not a parquet file ({error}): get it again") from error
+
+
+def _hub_rows(entry: Entry) -> Iterator[Row]:
+    if not entry.hub:
+        raise DataError(_how_to_get(entry))
+    import datasets
+
+    datasets.disable_progress_bars()
+    try:
+        found = datasets.load_dataset(entry.hub)
+    except Exception as error:  # its many network errors share no base class
+        raise DataError(f"{_how_to_get(entry)} ({type(error).__name__})") from error
+    image, label = entry.columns
+    for split in SPLITS:
+        rows = found[split].cast_column(image, datasets.Image(decode=False))
+        for number, row in enumerate(rows):
+            yield split, row[image]["bytes"], row[label], f"{entry.hub}, {split}, row {number}"
+
+
+def _digits() -> Iterator[Row]:
+    """scikit-learn's digits; every fifth image is a test image."""
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    pixels = (bunch.images * (255 / 16)).round().astype(np.uint8)
+    for split, keep in (("train", lambda i: i % 5 != 0), ("test", lambda i: i % 5 == 0)):
+        for i, (image, label) in enumerate(zip(pixels, bunch.target, strict=True)):
+            if keep(i):
+                yield split, image, int(label), f"digit {i}"
+
+
+def _how_to_get(entry: Entry) -> str:
+    folder = f"NORMCORE_DATA ({paths.user_data()})" if paths.user_data() else "NORMCORE_DATA (not set)"
+    online = f", or go online once, so that {entry.hub} can be downloaded from the Hugging Face Hub" if entry.hub else ""
+    return f"{entry.name} is not in {folder} and not in the cache: put it there as {entry.name}/train.parquet and {entry.name}/test.parquet{online}."
+
+
+# --- decoding and the cache ------------------------------------------------------------------------------
+
+
+def _decode(
+    entry: Entry, size: int, folder: Path, rows: Iterable[Row], origin: str, stamp: list[list[Any]] | None
+) -> None:
+    pixels: dict[str, list[NDArray[np.uint8]]] = {split: [] for split in SPLITS}
+    labels: dict[str, list[int]] = {split: [] for split in SPLITS}
+    for split, source, label, place in rows:
+        pixels[split].append(_image(source, size, place))
+        labels[split].append(label)
+    for split in SPLITS:
+        expected = (entry.items or {}).get(split)
+        if expected and len(labels[split]) != expected:
+            raise DataError(
+                f"{entry.name} ({origin}): {len(labels[split])} {split} images found, {expected} expected; get it again"
+            )
+    temporary = folder.with_name(f".{folder.name}.new")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    digest = hashlib.sha256()
+    for split in SPLITS:
+        images = _stack(entry, pixels[split], split)
+        targets = np.array(labels[split], dtype=np.int64)
+        for name, array in (("images", images), ("labels", targets)):
+            digest.update(np.ascontiguousarray(array).data)
+            np.save(temporary / f"{split}_{name}.npy", array)
+        if split == "train":
+            mean, std = _channel_moments(images)
+    classes = entry.classes or 1 + max(max(labels[split]) for split in SPLITS)
+    meta = {
+        "layout": _LAYOUT, "origin": origin, "stamp": stamp, "classes": classes, "mean": mean, "std": std,
+        "fingerprint": digest.hexdigest()[:16], "items": {split: len(labels[split]) for split in SPLITS},
+    }  # fmt: skip
+    write_json(temporary / "meta.json", meta)
+    shutil.rmtree(folder, ignore_errors=True)
+    temporary.rename(folder)
+
+
+def _image(source: bytes | NDArray[np.uint8], size: int, place: str) -> NDArray[np.uint8]:
+    try:
+        image = Image.fromarray(source) if isinstance(source, np.ndarray) else Image.open(io.BytesIO(source))
+        image.load()
+    except Exception as error:  # PIL raises whatever its decoders raise
+        raise DataError(f"{place}: not a readable image ({error}): get the file again") from error
+    if image.mode not in ("L", "RGB"):
+        image = image.convert("RGB")
+    if image.size != (size, size):
+        image = image.resize((size, size), Image.Resampling.LANCZOS)
+    array = np.asarray(image)
+    return array[:, :, None] if array.ndim == 2 else array
+
+
+def _stack(entry: Entry, images: list[NDArray[np.uint8]], split: str) -> NDArray[np.uint8]:
+    if not images:
+        raise DataError(f"{entry.name}: the {split} split is empty")
+    channels = {image.shape[2] for image in images}
+    if channels == {1, 3}:  # a few grey pictures among coloured ones
+        images = [np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image for image in images]
+    return np.stack(images)
+
+
+def _channel_moments(images: NDArray[np.uint8]) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation a channel, exactly, from the histogram of the 256 values."""
+    levels = np.arange(256) / 255
+    mean, std = [], []
+    for channel in range(images.shape[3]):
+        share = np.bincount(images[..., channel].ravel(), minlength=256) / images[..., channel].size
+        mu = float(share @ levels)
+        mean.append(mu)
+        std.append(float(np.sqrt(share @ (levels - mu) ** 2)))
+    return mean, std
+
+
+def _meta(folder: Path) -> dict[str, Any]:
+    meta: dict[str, Any] = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+    return meta
+
+
+def _open(entry: Entry, size: int, folder: Path) -> Dataset | None:
+    """The cached arrays, mapped; None if they are not there or damaged, so that they are decoded again."""
+    try:
+        meta = _meta(folder)
+        if meta["layout"] != _LAYOUT:
+            return None
+        splits = {}
+        for split in SPLITS:
+            images = np.load(folder / f"{split}_images.npy", mmap_mode="r")
+            labels = np.load(folder / f"{split}_labels.npy")
+            if images.shape[:3] != (meta["items"][split], size, size) or len(labels) != len(images):
+                return None
+            splits[split] = Split(images, labels)
+    except (OSError, ValueError, KeyError):
+        return None
+    return Dataset(
+        entry.name, size, meta["classes"], tuple(meta["mean"]), tuple(meta["std"]),
+        splits["train"], splits["test"], meta["fingerprint"], meta["origin"],
+    )  # fmt: skip
+
+
+def check_size(name: str, image_size: int) -> None:
+    """Refuse, before any work, a name or size that cannot be loaded."""
+    find(name)
+    if image_size < 1:
+        raise UsageError(f"image_size must be positive, got {image_size}")

@@ -1,0 +1,28 @@
+"""Errors for people: what was got, what was expected, what to do."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class LabError(Exception):
+    """Anything the lab refuses or could not do; its message is one sentence for a person."""
+
+
+class UsageError(LabError, ValueError):
+    """A name or a parameter that does not exist or cannot be. Raised before any work is started."""
+
+
+class DataError(LabError):
+    """A data set that is missing, truncated or corrupt."""
+
+
+class SweepIncomplete(LabError):
+    """A sweep stopped before all its runs were there; what was measured is kept, the next call goes on."""
+
+
+def unknown(what: str, name: str, known: Iterable[str]) -> UsageError:
+    """A :class:`UsageError` that names the closest valid names, or all where none is close."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(close)}?" if close else f"known are {', '.join(known) or 'none'}."
+    return UsageError(f"unknown {what} {name!r}: {hint}")

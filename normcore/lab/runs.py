@@ -1,0 +1,257 @@
+"""A run: one frozen configuration, its key, its result, and the store that keeps results.
+
+The key is a hash of what is computed and of nothing else, so two profiles that ask for the same run share
+it. A finished run is one text file ``<experiment>/<key>.json``, written whole or not at all.
+"""
+
+import dataclasses
+import hashlib
+import itertools
+import json
+import math
+import warnings
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from .. import factory
+from . import data, models, paths
+from .errors import UsageError, unknown
+from .files import write_json
+
+OPTIMIZERS = ("adam", "sgd")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that a training run's numbers depend on.
+
+    Attributes:
+        dataset, image_size: a data set of the registry, its images resized to this many pixels.
+        model: a network of ``models.MODELS``.
+        norm, norm_options: a name for ``normcore.make_norm``, and the layer's options.
+        optimizer: ``adam``, or ``sgd`` (momentum 0.9 unless ``optimizer_options`` say otherwise).
+        lr: learning rate, constant.
+        batch_size: images a step; an epoch leaves out the remainder that fills no batch.
+        steps: optimizer steps.
+        eval_every, log_every: steps between evaluations on the whole evaluation split, and between points
+            of the training curve (each the mean over the steps since the point before).
+        seed: of the initialization and of the order of the images.
+        validation: this many training images are held out and evaluated on in place of the test set.
+        optimizer_options, model_options: keyword arguments beyond the defaults.
+    """
+
+    dataset: str
+    image_size: int
+    model: str
+    norm: str
+    lr: float
+    batch_size: int
+    steps: int
+    seed: int
+    optimizer: str = "adam"
+    norm_options: dict[str, Any] = field(default_factory=dict)
+    optimizer_options: dict[str, Any] = field(default_factory=dict)
+    model_options: dict[str, Any] = field(default_factory=dict)
+    eval_every: int = 1000
+    log_every: int = 100
+    validation: int = 0
+
+    def __post_init__(self) -> None:
+        _check_types(self)
+        object.__setattr__(self, "lr", float(self.lr))
+        for name in ("batch_size", "steps", "eval_every", "log_every"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("seed", "validation"):
+            if getattr(self, name) < 0:
+                raise UsageError(f"{name} must not be negative, got {getattr(self, name)}")
+        if not (math.isfinite(self.lr) and self.lr > 0):
+            raise UsageError(f"lr must be a positive number, got {self.lr}")
+        if self.optimizer not in OPTIMIZERS:
+            raise unknown("optimizer", self.optimizer, OPTIMIZERS)
+        if self.model not in models.MODELS:
+            raise unknown("model", self.model, models.MODELS)
+        if self.norm not in factory.NORMS:
+            raise unknown("norm", self.norm, factory.NORMS)
+        data.check_size(self.dataset, self.image_size)
+
+    @property
+    def evaluated_on(self) -> str:
+        return "validation" if self.validation else "test"
+
+    @property
+    def key(self) -> str:
+        """16 hexadecimal digits. Fields at their default are left out, so that a new field with a
+        default changes no key."""
+        stated = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if not _is_default(self, f)}
+        canonical = json.dumps(stated, sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+def _is_default(config: RunConfig, f: "dataclasses.Field[Any]") -> bool:
+    if f.default_factory is not dataclasses.MISSING:
+        return bool(getattr(config, f.name) == f.default_factory())
+    return f.default is not dataclasses.MISSING and bool(getattr(config, f.name) == f.default)
+
+
+def _check_types(config: RunConfig) -> None:
+    for f in dataclasses.fields(config):
+        value = getattr(config, f.name)
+        wanted = {int: int, float: (int, float), str: str}.get(f.type, dict)  # type: ignore[call-overload]
+        if isinstance(value, bool) or not isinstance(value, wanted):
+            name = f.type.__name__ if isinstance(f.type, type) else "dict"
+            raise UsageError(f"{f.name} must be of type {name}, got {value!r}")
+
+
+def grid(**axes: Any) -> Iterator[RunConfig]:
+    """Every combination of the axes given as lists; anything else is the same in all runs.
+
+    >>> fixed = dict(dataset="digits", image_size=28, model="lenet5", lr=1e-3, batch_size=64, steps=10)
+    >>> [(c.norm, c.seed) for c in grid(**fixed, norm=["none", "bn"], seed=[0, 1])]
+    [('none', 0), ('none', 1), ('bn', 0), ('bn', 1)]
+    """
+    lists = {name: value for name, value in axes.items() if isinstance(value, list | tuple | range)}
+    for name, value in lists.items():
+        if not value:
+            raise UsageError(f"{name} is an empty list: there is nothing to run")
+    for values in itertools.product(*lists.values()):
+        yield RunConfig(**{**axes, **dict(zip(lists, values, strict=True))})
+
+
+def epochs(
+    number: int, dataset: str, image_size: int, batch_size: int, *, validation: int = 0, points: int = 10
+) -> dict[str, int]:
+    """The fields of a :class:`RunConfig` that make a run of so many epochs, evaluated after each, with
+    ``points`` points of the training curve an epoch."""
+    epoch = (data.train_items(dataset, image_size) - validation) // batch_size
+    if epoch < 1:
+        raise UsageError(f"batch_size={batch_size} and validation={validation} leave no batch to train on")
+    return {
+        "batch_size": batch_size, "steps": number * epoch, "eval_every": epoch, "log_every": -(-epoch // points),
+        "validation": validation,
+    }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run.
+
+    Attributes:
+        config: what was asked for.
+        status: ``finished``, or ``diverged`` where the loss became infinite or NaN.
+        final: the last values of the curves; for a diverged run those before the divergence.
+        curves: ``{"train": {"step", "loss", "accuracy"}, "test" or "validation": the same}``.
+        provenance: versions, device, commit, time, data fingerprint.
+        diverged_at: the first step whose loss was not finite.
+    """
+
+    config: RunConfig
+    status: str
+    final: dict[str, float]
+    curves: dict[str, dict[str, list[float]]]
+    provenance: dict[str, Any]
+    diverged_at: int | None = None
+
+    @property
+    def key(self) -> str:
+        return self.config.key
+
+    def to_json(self) -> dict[str, Any]:
+        return {"key": self.key, **dataclasses.asdict(self)}
+
+    @classmethod
+    def from_json(cls, record: dict[str, Any]) -> "Run":
+        record = dict(record)
+        key = record.pop("key")
+        run = cls(**{**record, "config": RunConfig(**record["config"])})
+        if run.key != key:
+            raise ValueError(f"key {key} does not belong to its configuration (that is {run.key})")
+        return run
+
+
+class Store:
+    """The results of one experiment, and the list of runs that each of its profiles is made of."""
+
+    def __init__(self, experiment: str, folder: Path | None = None) -> None:
+        self.experiment = experiment
+        self.folder = (folder or paths.results()) / experiment
+
+    def path(self, key: str) -> Path:
+        return self.folder / f"{key}.json"
+
+    def get(self, key: str) -> Run | None:
+        """The result, or None. A file that cannot be read is named, set aside, and counts as not there."""
+        path = self.path(key)
+        if not path.is_file():
+            return None
+        try:
+            return Run.from_json(json.loads(path.read_text(encoding="utf-8")))
+        except UsageError:
+            raise
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            aside = path.with_suffix(".json.corrupt")
+            path.replace(aside)
+            warnings.warn(f"{path} is not a result ({error}); set aside as {aside.name}", stacklevel=2)
+            return None
+
+    def put(self, run: Run) -> None:
+        write_json(self.path(run.key), run.to_json())
+
+    def profiles(self) -> dict[str, dict[str, list[str]]]:
+        """profile -> stage -> keys, for every profile that was ever asked for."""
+        found = {}
+        for path in sorted((self.folder / "profiles").glob("*.json")):
+            try:
+                found[path.stem] = dict(json.loads(path.read_text(encoding="utf-8")))
+            except ValueError as error:
+                aside = path.with_suffix(".json.corrupt")
+                path.replace(aside)
+                warnings.warn(f"{path} is not an index ({error}); set aside as {aside.name}", stacklevel=2)
+        return found
+
+    def index(self, profile: str, stage: str, keys: Iterable[str]) -> None:
+        """Note which runs a stage of a profile is made of."""
+        stages = {**self.profiles().get(profile, {}), stage: list(keys)}
+        write_json(self.folder / "profiles" / f"{profile}.json", stages)
+
+    def has(self, profile: str) -> bool:
+        """Whether every run of the profile is there."""
+        stages = self.profiles().get(profile)
+        return bool(stages) and all(self.path(k).is_file() for keys in (stages or {}).values() for k in keys)
+
+    def runs(self, profile: str, stage: str = "main") -> list[Run]:
+        """The finished runs of a stage of a profile, in the order in which they were asked for."""
+        keys = self.profiles().get(profile, {}).get(stage, [])
+        return [run for run in map(self.get, keys) if run]
+
+
+def table(runs: Iterable[Run]) -> pd.DataFrame:
+    """One row a run: configuration, final metrics, status, seconds, device."""
+    rows = []
+    for run in runs:
+        row: dict[str, Any] = {"key": run.key}
+        for name, value in dataclasses.asdict(run.config).items():
+            row[name] = json.dumps(value, sort_keys=True) if isinstance(value, dict) else value
+        row |= {"status": run.status, "diverged_at": run.diverged_at, **run.final}
+        row |= {name: run.provenance.get(name) for name in ("seconds", "images_per_second", "device", "device_name")}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def curves(runs: Iterable[Run]) -> pd.DataFrame:
+    """One row a point of a curve: the run's configuration, ``split``, ``step``, ``samples`` and ``epoch``
+    seen by then, and each metric in a column of its own."""
+    frames = []
+    for run in runs:
+        setting = {k: v for k, v in dataclasses.asdict(run.config).items() if not isinstance(v, dict)}
+        steps_per_epoch = run.provenance["steps_per_epoch"]
+        for split, columns in run.curves.items():
+            frame = pd.DataFrame(columns).assign(**setting, key=run.key, split=split)
+            frame["samples"] = frame["step"] * run.config.batch_size
+            frame["epoch"] = frame["step"] / steps_per_epoch
+            frames.append(frame)
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()

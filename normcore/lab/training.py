@@ -1,0 +1,294 @@
+"""The training loop: read it in one sitting."""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..factory import make_norm
+from . import data, models
+from .errors import LabError, UsageError
+from .files import replacing
+from .provenance import provenance
+from .runs import Run, RunConfig
+
+CHECKPOINT_EVERY = 60.0  # seconds; what a killed run loses at the most
+
+
+class OutOfTime(LabError):
+    """The time budget ended inside a run; its state is saved and the next call goes on from there."""
+
+
+class Images:
+    """A split on the device: uint8 pixels and labels, gathered and standardized a batch at a time.
+
+    The pixels stay as they were decoded, (N, H, W, C); on a CPU they are the mapped file itself. A batch is
+    (B, C, H, W), channels_last, float32, standardized by the training split's mean and deviation.
+    """
+
+    def __init__(self, split: data.Split, dataset: data.Dataset, device: torch.device) -> None:
+        self.pixels = _as_tensor(split.images).to(device)
+        self.labels = torch.from_numpy(split.labels).to(device)
+        std = torch.tensor(dataset.std).clamp_min(1e-8)
+        self.scale = (1 / (255 * std)).to(device)
+        self.shift = (-torch.tensor(dataset.mean) / std).to(device)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def batch(self, index: Tensor | slice) -> tuple[Tensor, Tensor]:
+        pixels = self.pixels[index]
+        x = torch.addcmul(self.shift, pixels.to(torch.float32), self.scale)
+        return x.permute(0, 3, 1, 2), self.labels[index]
+
+
+def _as_tensor(images: Any) -> Tensor:
+    import warnings
+
+    with warnings.catch_warnings():  # the mapped array is read-only, and nothing here writes to it
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(images)
+
+
+def splits(config: RunConfig, dataset: data.Dataset, device: torch.device) -> tuple[Images, Tensor, Images, Tensor]:
+    """(training images, their indices, evaluation images, their indices).
+
+    The held-out validation images are drawn once for all seeds, so that every run is judged on the same.
+    """
+    train = Images(dataset.train, dataset, device)
+    if not config.validation:
+        test = Images(dataset.test, dataset, device)
+        return train, torch.arange(len(train), device=device), test, torch.arange(len(test), device=device)
+    if config.validation + config.batch_size > len(train):
+        raise UsageError(f"validation={config.validation} leaves no batch of {config.batch_size} to train on")
+    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0)).to(device)
+    held_out, kept = order[: config.validation].sort().values, order[config.validation :].sort().values
+    return train, kept, train, held_out
+
+
+def batches(items: Tensor, config: RunConfig, start: int) -> Iterator[Tensor]:
+    """The indices of every batch from step ``start`` on: each epoch a new order, made from seed and epoch
+    alone, so that any step can be found again."""
+    per_epoch = len(items) // config.batch_size
+    for step in range(start, config.steps):
+        epoch, at = divmod(step, per_epoch)
+        if step == start or at == 0:
+            generator = torch.Generator().manual_seed(config.seed * 1_000_003 + epoch)
+            order = items[torch.randperm(len(items), generator=generator).to(items.device)]
+        yield order[at * config.batch_size : (at + 1) * config.batch_size]
+
+
+def build(config: RunConfig, dataset: data.Dataset, device: torch.device) -> nn.Module:
+    """The network with its normalizer, initialized from the seed; the same weights on every device."""
+    torch.manual_seed(config.seed)
+
+    def norm(channels: int) -> nn.Module:
+        return make_norm(config.norm, channels, **config.norm_options)
+
+    make = models.MODELS[config.model]
+    try:
+        model = make(norm, dataset.channels, dataset.classes, config.image_size, **config.model_options)
+    except TypeError as error:
+        raise UsageError(f"norm_options or model_options: {error}") from error
+    return model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def optimizer(config: RunConfig, model: nn.Module) -> torch.optim.Optimizer:
+    options = dict(config.optimizer_options)
+    try:
+        if config.optimizer == "adam":
+            return torch.optim.Adam(model.parameters(), lr=config.lr, **options)
+        return torch.optim.SGD(model.parameters(), lr=config.lr, **{"momentum": 0.9, **options})
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"optimizer_options {options}: {error}") from error
+
+
+def step(model: nn.Module, optim: torch.optim.Optimizer, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """One optimizer step; returns the batch's loss and its number of right answers."""
+    scores = model(x)
+    loss = F.cross_entropy(scores, y)
+    optim.zero_grad(set_to_none=True)
+    loss.backward()
+    optim.step()
+    return loss.detach(), (scores.detach().argmax(1) == y).sum()
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, images: Images, items: Tensor, batch_size: int = 1000) -> tuple[float, float]:
+    """Mean cross-entropy and accuracy over the items, in evaluation mode."""
+    model.eval()
+    loss, right = torch.zeros(2, dtype=torch.float64, device=items.device)
+    for index in items.split(batch_size):
+        x, y = images.batch(index)
+        scores = model(x)
+        loss += F.cross_entropy(scores, y, reduction="sum")
+        right += (scores.argmax(1) == y).sum()
+    model.train()
+    return loss.item() / len(items), right.item() / len(items)
+
+
+@contextmanager
+def deterministic(device: torch.device) -> Iterator[None]:
+    """One thread on a CPU: the same configuration then gives the same bits, and several runs side by side
+    beat several threads on one."""
+    threads = torch.get_num_threads()
+    if device.type == "cpu":
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def train(
+    config: RunConfig,
+    device: torch.device,
+    *,
+    progress: Callable[[int], None] = lambda step: None,
+    deadline: float = math.inf,
+    checkpoint: Path | None = None,
+) -> Run:
+    """Train and evaluate as the configuration says.
+
+    Args:
+        config: what to run.
+        device: where.
+        progress: called with the number of steps done.
+        deadline: by ``time.monotonic``; past it the state is saved and :class:`OutOfTime` raised.
+        checkpoint: where the state of an unfinished run is kept; a state found there is gone on from.
+
+    Raises:
+        UsageError: options that the layer, the model or the optimizer does not take.
+        DataError: see :func:`normcore.lab.data.load`.
+        OutOfTime: at the deadline.
+    """
+    with deterministic(device):
+        return _train(config, device, progress, deadline, checkpoint)
+
+
+def _train(
+    config: RunConfig,
+    device: torch.device,
+    progress: Callable[[int], None],
+    deadline: float,
+    checkpoint: Path | None,
+) -> Run:
+    started, clock = datetime.now(UTC), time.monotonic()
+    dataset = data.load(config.dataset, config.image_size)
+    images, items, held_out, held_items = splits(config, dataset, device)
+    if len(items) < config.batch_size:
+        raise UsageError(f"batch_size={config.batch_size} is more than the {len(items)} training images")
+    model = build(config, dataset, device)
+    optim = optimizer(config, model)
+    curves: dict[str, dict[str, list[float]]] = {
+        split: {"step": [], "loss": [], "accuracy": []} for split in ("train", config.evaluated_on)
+    }
+    done, seconds = _resume(checkpoint, config, device, model, optim, curves)
+    losses = torch.zeros(config.log_every, device=device)
+    right = torch.zeros(config.log_every, device=device)
+    saved, diverged_at, logged = time.monotonic(), None, done
+
+    for done, index in enumerate(batches(items, config, done), start=done + 1):
+        loss, hits = step(model, optim, *images.batch(index))
+        losses[done - logged - 1], right[done - logged - 1] = loss, hits
+        evaluated = done % config.eval_every == 0 or done == config.steps
+        if not (done - logged == config.log_every or evaluated):
+            continue
+        values = losses[: done - logged].tolist()
+        bad = next((i for i, value in enumerate(values) if not math.isfinite(value)), None)
+        if bad is not None:
+            diverged_at = logged + bad + 1
+            break
+        accuracy = right[: done - logged].sum().item() / (config.batch_size * len(values))
+        _point(curves["train"], done, sum(values) / len(values), accuracy)
+        logged = done
+        if evaluated:
+            _point(curves[config.evaluated_on], done, *evaluate(model, held_out, held_items))
+        progress(done)
+        now = time.monotonic()
+        late = now > deadline and done < config.steps
+        if checkpoint and (late or now - saved > CHECKPOINT_EVERY):
+            _save(checkpoint, device, model, optim, curves, done, seconds + now - clock)
+            saved = now
+        if late:
+            raise OutOfTime(f"the time budget ended at step {done} of {config.steps}")
+
+    if checkpoint:
+        checkpoint.unlink(missing_ok=True)
+    seconds += time.monotonic() - clock
+    return Run(
+        config=config,
+        status="finished" if diverged_at is None else "diverged",
+        final={f"{split}_{name}": points[name][-1] for split, points in curves.items()
+               for name in ("loss", "accuracy") if points[name]},
+        curves=curves,
+        provenance={
+            **provenance(device),
+            "started": started.isoformat(timespec="seconds"),
+            "seconds": round(seconds, 3),
+            "images_per_second": round(done * config.batch_size / seconds, 1),
+            "steps_per_epoch": len(items) // config.batch_size,
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "data": {"fingerprint": dataset.fingerprint, "origin": dataset.origin,
+                     "train_items": len(items), f"{config.evaluated_on}_items": len(held_items)},
+        },
+        diverged_at=diverged_at,
+    )  # fmt: skip
+
+
+def _point(curve: dict[str, list[float]], step: int, loss: float, accuracy: float) -> None:
+    for name, value in (("step", step), ("loss", round(loss, 6)), ("accuracy", round(accuracy, 6))):
+        curve[name].append(value)
+
+
+def _save(
+    path: Path,
+    device: torch.device,
+    model: nn.Module,
+    optim: torch.optim.Optimizer,
+    curves: dict[str, dict[str, list[float]]],
+    done: int,
+    seconds: float,
+) -> None:
+    generators = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        generators["cuda"] = torch.cuda.get_rng_state(device)
+    state = {
+        "model": model.state_dict(), "optimizer": optim.state_dict(), "generators": generators,
+        "curves": curves, "done": done, "seconds": seconds,
+    }  # fmt: skip
+    with replacing(path) as temporary:
+        torch.save(state, temporary)
+
+
+def _resume(
+    path: Path | None,
+    config: RunConfig,
+    device: torch.device,
+    model: nn.Module,
+    optim: torch.optim.Optimizer,
+    curves: dict[str, dict[str, list[float]]],
+) -> tuple[int, float]:
+    """(steps done, seconds spent) of an earlier call that did not finish; a damaged state starts anew."""
+    if path is None or not path.is_file():
+        return 0, 0.0
+    try:
+        state = torch.load(path, map_location=device, weights_only=True)
+        generators = state["generators"]
+    except Exception:  # whatever the unpickler makes of a damaged file
+        path.unlink()
+        return 0, 0.0
+    model.load_state_dict(state["model"])
+    optim.load_state_dict(state["optimizer"])
+    torch.set_rng_state(generators["cpu"].cpu())
+    if "cuda" in generators and device.type == "cuda":
+        torch.cuda.set_rng_state(generators["cuda"].cpu(), device)
+    curves.update(state["curves"])
+    return state["done"], state["seconds"]
