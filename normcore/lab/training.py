@@ -180,7 +180,7 @@ def _train(
     deadline: float,
     checkpoint: Path | None,
 ) -> Run:
-    started, clock = datetime.now(UTC), time.monotonic()
+    started, clock, origin = datetime.now(UTC), time.monotonic(), provenance(device)
     dataset = data.load(config.dataset, config.image_size)
     images, items, held_out, held_items = splits(config, dataset, device)
     if len(items) < config.batch_size:
@@ -230,7 +230,7 @@ def _train(
                for name in ("loss", "accuracy") if points[name]},
         curves=curves,
         provenance={
-            **provenance(device),
+            **origin,
             "started": started.isoformat(timespec="seconds"),
             "seconds": round(seconds, 3),
             "images_per_second": round(done * config.batch_size / seconds, 1),
