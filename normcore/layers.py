@@ -148,7 +148,7 @@ class BatchNorm(Norm):
                 x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
             )
         count = x.numel() // self.num_features
-        if not count:  # no statistics to take: as in the twin an empty batch leaves the running averages alone
+        if not count:  # as in the twin, an empty batch leaves the running averages alone
             return nn.functional.batch_norm(x, None, None, self.weight, self.bias, training=True, eps=self.eps)
         if self.training and count == 1:
             raise ValueError(f"Expected more than 1 value per channel when training, got input size {x.size()}")
@@ -163,7 +163,8 @@ class BatchNorm(Norm):
 
     @torch.no_grad()
     def _update(self, mean: Tensor, var: Tensor, count: int) -> None:
-        assert self.running_mean is not None and self.running_var is not None
+        assert self.running_mean is not None
+        assert self.running_var is not None
         assert self.num_batches_tracked is not None
         self.num_batches_tracked.add_(1)
         m = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum

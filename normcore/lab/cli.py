@@ -19,7 +19,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
                   help="Run the experiments on normalization layers, and read what they measured.")  # fmt: skip
 bench_app = typer.Typer(no_args_is_help=True, help="Measure speed.")
 app.add_typer(bench_app, name="bench")
-console = Console(soft_wrap=True)
+console = Console() if sys.stdout.isatty() else Console(width=160)
 
 AsJson = Annotated[bool, typer.Option("--json", help="As JSON.")]
 AsCsv = Annotated[bool, typer.Option("--csv", help="As CSV.")]
@@ -32,7 +32,7 @@ def main() -> None:
     Exit codes: 2 bad input, nothing was run; 3 stopped before the end, the next call goes on; 1 anything
     else that failed.
     """
-    warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)  # type: ignore[assignment]
+    warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
     try:
         app()
     except UsageError as error:
@@ -56,8 +56,12 @@ def _show(rows: list[dict[str, Any]]) -> None:
         return
     table = Table(*rows[0], box=None, header_style="bold", pad_edge=False)
     for row in rows:
-        table.add_row(*("" if value is None else str(value) for value in row.values()))
+        table.add_row(*map(_cell, row.values()))
     console.print(table)
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else "" if value is None else str(value)
 
 
 @app.command("experiments")
@@ -226,7 +230,8 @@ def _try_compile() -> str:
 
 
 def _chromium() -> str:
-    return next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), "none")
+    found = map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))
+    return next((path for path in found if path), "none")
 
 
 @bench_app.command()

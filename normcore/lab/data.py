@@ -85,8 +85,9 @@ def registry() -> dict[str, Entry]:
     rows = yaml.safe_load((paths.root() / "data" / "datasets.yaml").read_text(encoding="utf-8"))
     entries = {}
     for name, row in rows.items():
-        columns = row.pop("columns", None)
-        entries[name] = Entry(name, **row, **({"columns": (columns["image"], columns["label"])} if columns else {}))
+        if "columns" in row:
+            row["columns"] = (row["columns"]["image"], row["columns"]["label"])
+        entries[name] = Entry(name, **row)
     folder = paths.user_data()
     if folder and folder.is_dir():
         for path in sorted(folder.iterdir()):
@@ -175,7 +176,7 @@ def _stamp(files: dict[str, list[Path]]) -> list[list[Any]]:
 
 
 # (split, image bytes or array, label, where it stands: for error messages)
-Row = tuple[str, bytes | NDArray[np.uint8], int, str]
+Row = tuple[str, bytes | NDArray[np.uint8] | None, int, str]
 
 
 def _parquet_rows(entry: Entry, files: dict[str, list[Path]]) -> Iterator[Row]:
@@ -231,8 +232,9 @@ def _digits() -> Iterator[Row]:
 
 def _how_to_get(entry: Entry) -> str:
     folder = f"NORMCORE_DATA ({paths.user_data()})" if paths.user_data() else "NORMCORE_DATA (not set)"
-    online = f", or go online once, so that {entry.hub} can be downloaded from the Hugging Face Hub" if entry.hub else ""
-    return f"{entry.name} is not in {folder} and not in the cache: put it there as {entry.name}/train.parquet and {entry.name}/test.parquet{online}."
+    online = f", or go online once, to download {entry.hub} from the Hugging Face Hub" if entry.hub else ""
+    files = f"{entry.name}/train.parquet and {entry.name}/test.parquet"
+    return f"{entry.name} is not in {folder} and not in the cache: put it there as {files}{online}."
 
 
 # --- decoding and the cache ------------------------------------------------------------------------------
@@ -250,7 +252,7 @@ def _decode(
         expected = (entry.items or {}).get(split)
         if expected and len(labels[split]) != expected:
             raise DataError(
-                f"{entry.name} ({origin}): {len(labels[split])} {split} images found, {expected} expected; get it again"
+                f"{entry.name} ({origin}): {len(labels[split])} {split} images, {expected} expected; get it again"
             )
     temporary = folder.with_name(f".{folder.name}.new")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -274,7 +276,9 @@ def _decode(
     temporary.rename(folder)
 
 
-def _image(source: bytes | NDArray[np.uint8], size: int, place: str) -> NDArray[np.uint8]:
+def _image(source: bytes | NDArray[np.uint8] | None, size: int, place: str) -> NDArray[np.uint8]:
+    if source is None:
+        raise DataError(f"{place}: the image is a path without its bytes; embed the pictures, see CONTRIBUTING.md")
     try:
         image = Image.fromarray(source) if isinstance(source, np.ndarray) else Image.open(io.BytesIO(source))
         image.load()

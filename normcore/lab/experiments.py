@@ -16,7 +16,7 @@ import nbformat
 import yaml
 
 from . import paths
-from .errors import LabError, SweepIncomplete, UsageError, unknown
+from .errors import DataError, LabError, SweepIncomplete, UsageError, unknown
 from .files import replacing
 from .runs import Store
 
@@ -82,9 +82,8 @@ class Experiment:
             if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
                 value = float(value)
             if type(value) is not type(default):
-                raise UsageError(
-                    f"{name} of {self.name} must be of type {type(default).__name__}, such as {default!r}, got {value!r}"
-                )
+                wanted = f"of type {type(default).__name__}, such as {default!r}"
+                raise UsageError(f"{name} of {self.name} must be {wanted}, got {value!r}")
             checked[name] = value
         return checked
 
@@ -148,12 +147,13 @@ def _execute(experiment: Experiment, parameters: dict[str, Any], output: Path) -
             papermill.execute_notebook(
                 experiment.notebook, temporary, parameters=parameters, kernel_name="python3",
                 cwd=str(paths.root()), progress_bar=False, log_output=False,
+                extra_arguments=["--IPKernelApp.log_level=40"],  # errors only
             )  # fmt: skip
         except PapermillExecutionError as error:
             # what the lab refuses is said as the lab says it; any other failure names its cell
-            kind = {"UsageError": UsageError, "SweepIncomplete": SweepIncomplete, "DataError": LabError}.get(error.ename)
-            if kind:
-                raise kind(error.evalue) from None
+            known: dict[str, type[LabError]] = {e.__name__: e for e in (UsageError, DataError, SweepIncomplete)}
+            if error.ename in known:
+                raise known[error.ename](error.evalue) from None
             where = f"{experiment.notebook.name}, cell {error.exec_count}"
             raise LabError(f"{where}: {error.ename}: {error.evalue}") from error
         except Exception as error:  # a dead kernel, a time-out: nbclient's errors

@@ -101,10 +101,10 @@ def _is_default(config: RunConfig, f: "dataclasses.Field[Any]") -> bool:
 def _check_types(config: RunConfig) -> None:
     for f in dataclasses.fields(config):
         value = getattr(config, f.name)
-        wanted = {int: int, float: (int, float), str: str}.get(f.type, dict)  # type: ignore[call-overload]
-        if isinstance(value, bool) or not isinstance(value, wanted):
-            name = f.type.__name__ if isinstance(f.type, type) else "dict"
-            raise UsageError(f"{f.name} must be of type {name}, got {value!r}")
+        wanted = f.type if isinstance(f.type, type) else dict
+        accepted = (int, float) if wanted is float else wanted
+        if isinstance(value, bool) or not isinstance(value, accepted):
+            raise UsageError(f"{f.name} must be of type {wanted.__name__}, got {value!r}")
 
 
 def grid(**axes: Any) -> Iterator[RunConfig]:

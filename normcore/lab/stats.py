@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -74,15 +74,20 @@ def paired_difference(table: pd.DataFrame, metric: str, a: str, b: str, *, by: s
     Raises:
         UsageError: if the two share no seed, or one has several rows a seed.
     """
-    wide = table[table[by].isin([a, b])].pivot_table(index="seed", columns=by, values=metric, aggfunc=list)
+    compared = table[table[by].isin([a, b])]
+    if compared.duplicated(["seed", by]).any():
+        raise UsageError(f"{a} or {b} has more than one run a seed: narrow the table down first")
+    wide = compared.pivot(index="seed", columns=by, values=metric).dropna()
     if a not in wide or b not in wide:
         raise UsageError(f"no runs of {a if a not in wide else b} to compare in {metric}")
-    both = wide.dropna()
-    if both.empty:
+    if wide.empty:
         raise UsageError(f"{a} and {b} share no seed")
-    if any(len(cell) > 1 for cell in both.to_numpy().ravel()):
-        raise UsageError(f"{a} or {b} has more than one run a seed: narrow the table down first")
-    return mean_interval([x[0] - y[0] for x, y in zip(both[a], both[b], strict=True)])
+    return mean_interval(wide[a] - wide[b])
+
+
+def _plain(value: Any) -> Any:
+    """A number of numpy's as Python's own, so that a configuration takes it."""
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def best(table: pd.DataFrame, metric: str, over: Sequence[str], *, by: str = "norm") -> dict[str, dict[str, object]]:
@@ -98,7 +103,7 @@ def best(table: pd.DataFrame, metric: str, over: Sequence[str], *, by: str = "no
         stable = group.groupby(list(over)).filter(lambda runs: (runs["status"] == "finished").all())
         if stable.empty:
             raise UsageError(f"every setting of {name} diverged: widen the search")
-        means = stable.groupby(list(over), sort=False)[metric].mean()
-        values = means.idxmax()
-        chosen[str(name)] = dict(zip(over, values if isinstance(values, tuple) else (values,), strict=True))
+        means = stable.groupby(list(over), sort=False)[metric].mean().reset_index()
+        row = means.sort_values(metric, kind="stable").iloc[-1]
+        chosen[str(name)] = {column: _plain(row[column]) for column in over}
     return chosen

@@ -199,7 +199,7 @@ _Report = Callable[[int, int, bool], None]
 
 
 def _one_by_one(tasks: Sequence[_Task], report: _Report) -> list[str]:
-    problems = []
+    problems: list[str] = []
     queue = [(i, task, False) for i, task in enumerate(tasks)]
     for i, task, patient in queue:  # grows: what another process was at comes again at the end
         if time.monotonic() > task.deadline:

@@ -97,7 +97,7 @@ def build(config: RunConfig, dataset: data.Dataset, device: torch.device) -> nn.
         model = make(norm, dataset.channels, dataset.classes, config.image_size, **config.model_options)
     except TypeError as error:
         raise UsageError(f"norm_options or model_options: {error}") from error
-    return model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+    return model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def optimizer(config: RunConfig, model: nn.Module) -> torch.optim.Optimizer:
@@ -195,9 +195,10 @@ def _train(
     right = torch.zeros(config.log_every, device=device)
     saved, diverged_at, logged = time.monotonic(), None, done
 
-    for done, index in enumerate(batches(items, config, done), start=done + 1):
+    for index in batches(items, config, done):
         loss, hits = step(model, optim, *images.batch(index))
-        losses[done - logged - 1], right[done - logged - 1] = loss, hits
+        losses[done - logged], right[done - logged] = loss, hits
+        done += 1
         evaluated = done % config.eval_every == 0 or done == config.steps
         if not (done - logged == config.log_every or evaluated):
             continue

@@ -1,0 +1,42 @@
+# make book: set up, run the notebooks, build the book. make test: set up, run every check.
+# PROFILE=smoke|quick|full runs the notebooks in that profile; published (the default) shows the best that
+# is in data/results. JOBS runs that many training runs side by side.
+PYTHON ?= python3
+VENV ?= .venv
+PROFILE ?= published
+JOBS ?= 2
+BIN := $(VENV)/bin
+DONE := $(VENV)/.installed
+
+.PHONY: setup book test lint format bench clean
+.DEFAULT_GOAL := book
+
+setup: $(DONE)
+
+$(DONE): requirements.lock pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -r requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	$(BIN)/python -m pip check
+	touch $@
+
+book: $(DONE)
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/snakemake --profile profiles/default --config profile=$(PROFILE) jobs=$(JOBS)
+
+test: lint
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest -n 2 --dist loadscope
+
+lint: $(DONE)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(DONE)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(DONE)
+	$(BIN)/normcore bench training
+
+clean:
+	rm -rf _build book/runs book/_generated .snakemake

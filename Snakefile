@@ -1,0 +1,129 @@
+"""The pipeline: every notebook by papermill, then the book. `make book` calls it; so can a cluster.
+
+    snakemake --profile profiles/default          one machine
+    snakemake --profile profiles/slurm            a Slurm cluster
+    snakemake ... --config profile=quick jobs=4   another profile, more runs side by side
+    snakemake ... --config profile=full shards=8  each sweep in eight parts, a job each
+"""
+
+from pathlib import Path
+
+PROFILE = config.get("profile", "published")
+JOBS = int(config.get("jobs", 1))
+SHARDS = int(config.get("shards", 1))
+ROUNDS = (1, 2)  # a sweep that depends on a search is split twice: first the search, then the rest
+NOTEBOOKS = sorted(p.stem for p in Path("notebooks").glob("*.ipynb"))  # found, not listed
+LAB = [str(p) for p in sorted(Path("normcore").rglob("*.py"))]
+MATHJAX = "book/_assets/mathjax/tex-chtml.js"
+
+
+localrules:
+    all,
+    pages,
+    mathjax,
+    html,
+
+
+def results(wildcards):
+    """The lists of runs that are there: new published results make the notebook be executed again."""
+    return sorted(map(str, Path("data/results", wildcards.name.replace("_", "-"), "profiles").glob("*.json")))
+
+
+def parts(name, round):
+    """The markers of a round's shards; none when the sweep is not split."""
+    numbers = range(1, SHARDS + 1) if SHARDS > 1 and round in ROUNDS else []
+    return [f"book/runs/shards/{name}.{round}.{i}-of-{SHARDS}" for i in numbers]
+
+
+rule all:
+    input:
+        "_build/html/index.html",
+    default_target: True
+
+
+rule shard:
+    """One part of a sweep; all parts write to the same store, and the notebook then only reads."""
+    input:
+        "notebooks/{name}.ipynb",
+        before=lambda w: parts(w.name, int(w.round) - 1),
+    output:
+        touch("book/runs/shards/{name}.{round}.{i}-of-{n}"),
+    params:
+        experiment=lambda w: w.name.replace("_", "-"),
+        profile=PROFILE,
+        jobs=JOBS,
+    resources:
+        gpu=1,
+    shell:
+        "normcore run {params.experiment} --profile {params.profile} --jobs {params.jobs}"
+        " --shard {wildcards.i}/{wildcards.n}"
+
+
+rule notebook:
+    """Execute one experiment; the runs it asks for and the store has are not run again."""
+    input:
+        "notebooks/{name}.ipynb",
+        "data/datasets.yaml",
+        "book/claims.yml",
+        LAB,
+        profiles=lambda w: [p for p in [f"notebooks/{w.name}.yaml"] if Path(p).is_file()],
+        results=results,
+        shards=lambda w: parts(w.name, ROUNDS[-1]),
+    output:
+        "book/runs/{name}.ipynb",
+    params:
+        experiment=lambda w: w.name.replace("_", "-"),
+        profile=PROFILE,
+        jobs=JOBS,
+    resources:
+        gpu=1,
+    shell:
+        "normcore run {params.experiment} --profile {params.profile} --jobs {params.jobs}"
+
+
+rule pages:
+    """The generated parts of pages: the summary, the ledger, the status."""
+    input:
+        expand("book/runs/{name}.ipynb", name=NOTEBOOKS),
+        "book/claims.yml",
+        LAB,
+    output:
+        "book/_generated/summary.md",
+        "book/_generated/claims.md",
+        "book/_generated/status.md",
+    shell:
+        "normcore book"
+
+
+rule mathjax:
+    """MathJax from its installed package, so that the book asks no other host for it."""
+    output:
+        MATHJAX,
+    run:
+        import shutil
+        from importlib.metadata import distribution
+
+        parts = ("/tex-chtml.js", "/output/chtml/fonts/woff-v2/")
+        for file in distribution("sphinx-mathjax-offline").files:
+            _, found, inside = str(file).partition("static/mathjax/")
+            if found and f"/{inside}".startswith(parts):
+                target = Path(MATHJAX).parent / inside
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(file.locate(), target)
+
+
+rule html:
+    """Warnings are errors: a broken link or reference stops the build."""
+    input:
+        expand("book/runs/{name}.ipynb", name=NOTEBOOKS),
+        rules.pages.output,
+        MATHJAX,
+        "_config.yml",
+        "book/_toc.yml",
+        "book/references.bib",
+        [str(p) for p in sorted(Path("book").glob("*.md"))],
+        [str(p) for p in sorted(Path("book/_assets").glob("*.*"))],
+    output:
+        "_build/html/index.html",
+    shell:
+        "jupyter-book build book --config _config.yml --path-output . --all -W -n --keep-going --quiet"

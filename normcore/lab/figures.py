@@ -1,0 +1,289 @@
+"""Figures: one look for the whole book, and curves that a reader can switch and step through.
+
+A figure is put on the page as inline SVG. Its lines of text and its axes take the colour of the page's text,
+so it is as readable in dark mode as in light, and it is sharp at every width.
+"""
+
+import html
+import io
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import matplotlib as mpl
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from .stats import intervals
+
+
+class Style(NamedTuple):
+    """How a normalizer looks in every figure of the book."""
+
+    label: str
+    color: str
+    marker: str
+    dash: str | tuple[int, tuple[int, ...]] = "-"
+
+
+# Okabe and Ito's colours, safe for colour-blind readers, darkened or lightened until each stands out on white
+# and on black alike; what shares a hue is a relative and differs in dash and marker.
+STYLES = {
+    "none": Style("no norm", "#8a8a8a", "o"),
+    "bn": Style("BN", "#2b7fc4", "s"),
+    "brn": Style("BatchRenorm", "#2b7fc4", "<", (0, (4, 2))),
+    "rbn": Style("ReferenceBN", "#2b7fc4", ">", (0, (1, 1))),
+    "vbn": Style("VirtualBN", "#2b7fc4", "p", (0, (6, 2, 1, 2))),
+    "ln": Style("LN", "#d9661f", "D"),
+    "cln": Style("ChannelLN", "#d9661f", "d", (0, (4, 2))),
+    "rms": Style("RMSNorm", "#d9661f", "P", (0, (1, 1))),
+    "in": Style("IN", "#0f9d76", "^"),
+    "gn": Style("GN", "#c45f98", "v"),
+    "sn": Style("SN", "#8f6fd0", "*"),
+    "fnbb": Style("FNBB", "#c08a00", "h"),
+    "fnbl": Style("FNBL", "#c08a00", "H", (0, (4, 2))),
+    "lrn": Style("LRN", "#7a8a2a", "X"),
+}
+
+_TEXT = "#010203"  # stands for the page's text colour; see svg()
+_RC: Any = {
+    "font.size": 9.5, "axes.titlesize": 10.5, "axes.labelsize": 9.5, "legend.fontsize": 9,
+    "text.color": _TEXT, "axes.labelcolor": _TEXT, "axes.edgecolor": _TEXT, "xtick.color": _TEXT,
+    "ytick.color": _TEXT, "axes.titlecolor": _TEXT, "grid.color": _TEXT, "grid.alpha": 0.15, "grid.linewidth": 0.6,
+    "axes.linewidth": 0.7, "lines.linewidth": 1.7, "lines.markersize": 4.5, "legend.frameon": False,
+    "svg.fonttype": "none", "svg.hashsalt": "normcore", "figure.constrained_layout.use": True,
+}  # fmt: skip
+
+
+@contextmanager
+def panel(width: float = 4.4, height: float = 3.0) -> Iterator[tuple[Figure, Axes]]:
+    """One panel in the book's style; panels stand beside each other where there is room (inches)."""
+    with sns.axes_style("ticks"), mpl.rc_context(_RC):
+        figure = Figure(figsize=(width, height))
+        axes = figure.add_subplot()
+        axes.grid(visible=True, axis="y")
+        yield figure, axes
+        sns.despine(ax=axes)
+
+
+def svg(figure: Figure, background: str | None = None) -> str:
+    """The figure as an SVG element that takes its text colour from the page; the same bytes every time.
+
+    Groups whose gid is ``series:NAME`` get the attribute ``data-series="NAME"``. With a ``background`` the
+    text is black instead, for a file that stands alone.
+    """
+    buffer = io.StringIO()
+    with mpl.rc_context(_RC):
+        options: dict[str, Any] = {"facecolor": background} if background else {"transparent": True}
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None}, **options)
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r'id="series:([\w-]+)"', r'data-series="\1"', text)
+    text = re.sub(r'<g id="\w+"', "<g", text)  # the same ids in every figure of a page help nobody
+    text = re.sub(r"'DejaVu Sans'[^;\"]*", "system-ui, sans-serif", text)
+    text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)
+    return text.replace(_TEXT, "currentColor" if background is None else "#222222")
+
+
+class Html(str):
+    """Markup that a notebook displays as such."""
+
+    def _repr_html_(self) -> str:
+        return str(self)
+
+
+def show(figures: Figure | Sequence[Figure], *, alt: str, caption: str) -> Html:
+    """The panels of one figure, side by side where there is room.
+
+    Args:
+        figures: made in :func:`panel`.
+        alt: what the figure shows, for who does not see it.
+        caption: what to look at.
+    """
+    panels = [figures] if isinstance(figures, Figure) else list(figures)
+    return Html(_figure(_panels(panels, alt), caption))
+
+
+def _panels(panels: Sequence[Figure], alt: str) -> str:
+    drawn = "".join(f'<div class="nc-panel">{svg(panel)}</div>' for panel in panels)
+    return f'<div class="nc-panels" role="img" aria-label="{html.escape(alt)}">{drawn}</div>'
+
+
+def _figure(body: str, caption: str, attributes: str = "") -> str:
+    return f'<figure class="nc-figure"{attributes}>{body}<figcaption>{html.escape(caption)}</figcaption></figure>'
+
+
+def draw_curves(axes: Axes, frame: pd.DataFrame, metric: str, *, by: str = "norm", x: str = "epoch") -> pd.DataFrame:
+    """A line of means and a band of 95 % bootstrap intervals over seeds for each value of ``by``.
+
+    Args:
+        frame: rows of :func:`normcore.lab.runs.curves` of one split.
+
+    Returns:
+        The numbers drawn: ``by``, ``x``, ``mean``, ``low``, ``high``, ``n``.
+    """
+    numbers = intervals(frame, [by, x], metric)
+    for name, line in numbers.groupby(by, sort=False):
+        style = STYLES[str(name)]
+        every = max(1, len(line) // 10)
+        sns.lineplot(
+            data=line, x=x, y="mean", ax=axes, color=style.color, marker=style.marker, linestyle=style.dash,
+            markevery=every, errorbar=None, label=style.label, legend=False, gid=f"series:{name}",
+            markeredgewidth=0,
+        )  # fmt: skip
+        band = axes.fill_between(line[x], line["low"], line["high"], color=style.color, alpha=0.25, linewidth=0)
+        band.set_gid(f"series:{name}")
+    return numbers
+
+
+def draw_settings(table: pd.DataFrame, *, x: str, y: str, title: str, by: str = "norm") -> Figure:
+    """A panel of a search: the mean metric of each setting against ``x`` (log), one line a batch size, open
+    markers for all but the smallest; settings that diverged are left out.
+
+    Args:
+        table: rows of :func:`normcore.lab.runs.table`.
+    """
+    with panel() as (figure, axes):
+        stable = table[table["status"] == "finished"]
+        for (name, size), line in stable.groupby([by, "batch_size"], sort=False):
+            style, smallest = STYLES[str(name)], size == table["batch_size"].min()
+            means = line.groupby(x, as_index=False)[y].mean()
+            axes.plot(
+                means[x], means[y], color=style.color, marker=style.marker, linestyle="-" if smallest else "--",
+                markerfacecolor=style.color if smallest else "none", markersize=6, linewidth=1,
+                label=f"{style.label}, batch {size}",
+            )  # fmt: skip
+        axes.set(xscale="log", xlabel=x, ylabel=y.replace("_", " "), title=title)
+        axes.set_xticks(sorted(table[x].unique()), [f"{v:g}" for v in sorted(table[x].unique())])
+        axes.xaxis.minorticks_off()
+        axes.legend()
+    return figure
+
+
+def draw_against(numbers: pd.DataFrame, source: Sequence[float], *, y: str) -> Figure:
+    """A panel of one normalizer: our means with intervals by epoch, and a source's values for epochs 1, 2, ...
+
+    Args:
+        numbers: rows of :func:`normcore.lab.stats.intervals` with ``norm``, ``epoch``, ``mean``, ``low``, ``high``.
+    """
+    name = str(numbers["norm"].iloc[0])
+    shown = numbers[numbers["epoch"] <= max(len(source), 1) + 1e-9]
+    style = STYLES[name]
+    with panel(height=2.7) as (figure, axes):
+        error = (shown["mean"] - shown["low"], shown["high"] - shown["mean"])
+        axes.errorbar(
+            shown["epoch"], shown["mean"], yerr=error, fmt=style.marker, color=style.color, markersize=5,
+            capsize=3, label="ours",
+        )  # fmt: skip
+        axes.plot(
+            range(1, 1 + len(source)), source, "o", color=_TEXT, markerfacecolor="none", markersize=7, label="source"
+        )
+        axes.set(xlabel="epoch", ylabel=y, title=style.label, xticks=range(1, 1 + max(len(source), 1)))
+        axes.legend()
+    return figure
+
+
+def tabulate(rows: Iterable[Mapping[str, object]]) -> Html:
+    """Rows as a table, in the book's style and without an index."""
+    return Html(pd.DataFrame([dict(row) for row in rows]).to_html(index=False, border=0, justify="left"))
+
+
+def interactive_curves(
+    frame: pd.DataFrame,
+    panels: Sequence[tuple[str, str, str]],
+    *,
+    alt: str,
+    caption: str,
+    by: str = "norm",
+    x: str = "epoch",
+) -> Html:
+    """Curves whose lines can be switched on and off and stepped through, with their numbers as a table.
+
+    Without the script (in Jupyter, in print) it is the same figure, its legend and its table.
+
+    Args:
+        frame: rows of :func:`normcore.lab.runs.curves`.
+        panels: (split, metric, axis label) of each panel.
+        alt, caption: as in :func:`show`.
+        by, x: the column that tells lines apart, and the horizontal one.
+    """
+    figures, axes_list, data = [], [], []
+    for split, metric, label in panels:
+        with panel() as (figure, axes):
+            numbers = draw_curves(axes, frame[frame["split"] == split], metric, by=by, x=x)
+            axes.set(xlabel=x, ylabel=label, title=f"{split} {metric}")
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+        figures.append(figure)
+        axes_list.append(axes)
+        data.append((f"{split} {metric}", numbers))
+    order = list(dict.fromkeys(name for _, numbers in data for name in numbers[by]))
+    body = _panels(figures, alt) + _legend(order) + _tables(data, by, x)
+    points = [  # after the panels are drawn: that settles where the axes stand
+        {"title": title, "line": _pixels(axes), "series": _series(numbers, by, x)}
+        for (title, numbers), axes in zip(data, axes_list, strict=True)
+    ]
+    payload = html.escape(json.dumps({"x": x, "panels": points}, separators=(",", ":"), allow_nan=False))
+    return Html(_figure(body, caption, f' data-curves="{payload}"'))
+
+
+def _pixels(axes: Axes) -> list[float]:
+    """[a, b, top, bottom]: where a value x stands in the SVG, at a + b x, and where the axes end."""
+    figure = axes.figure
+    assert figure is not None
+    figure.set_dpi(72)  # a unit of the SVG is a point
+    height = figure.bbox.height
+    zero, one = (axes.transData.transform((value, 0))[0] for value in (0, 1))
+    box = axes.bbox
+    return [round(float(v), 3) for v in (zero, one - zero, height - box.y1, height - box.y0)]
+
+
+def _series(numbers: pd.DataFrame, by: str, x: str) -> dict[str, Any]:
+    found = {}
+    for name, line in numbers.groupby(by, sort=False):
+        columns = {c: [_plain(v) for v in line[c]] for c in ("mean", "low", "high")}
+        found[str(name)] = {"label": STYLES[str(name)].label, "x": [_plain(v) for v in line[x]], **columns}
+    return found
+
+
+def _plain(value: float) -> float | None:
+    return None if pd.isna(value) else round(float(value), 4)
+
+
+def _legend(names: Sequence[str]) -> str:
+    rows = []
+    for name in names:
+        style = STYLES[name]
+        with panel(0.55, 0.2) as (figure, axes):
+            axes.set_axis_off()
+            axes.plot([0, 1, 2], [0, 0, 0], color=style.color, linestyle=style.dash, marker=style.marker,
+                      markevery=[1], markeredgewidth=0, markersize=5)  # fmt: skip
+        rows.append(f'<span data-series="{name}"><span aria-hidden="true">{svg(figure)}</span>{style.label}</span>')
+    return f'<div class="nc-legend">{"".join(rows)}</div>'
+
+
+def _tables(data: Sequence[tuple[str, pd.DataFrame]], by: str, x: str) -> str:
+    parts = []
+    for title, numbers in data:
+        wide = numbers.assign(cell=[_cell(r) for r in numbers.itertuples()]).pivot(index=x, columns=by, values="cell")
+        wide = wide[list(dict.fromkeys(numbers[by]))]
+        if len(wide) > 40:
+            wide = wide.iloc[:: len(wide) // 20]
+        head = "".join(f'<th scope="col">{STYLES[str(c)].label}</th>' for c in wide.columns)
+        rows = "".join(
+            f'<tr><th scope="row">{at:.3g}</th>' + "".join(f"<td>{v}</td>" for v in row) + "</tr>"
+            for at, row in zip(wide.index, wide.to_numpy(), strict=True)
+        )
+        parts.append(f'<table><caption>{title}</caption><tr><th scope="col">{x}</th>{head}</tr>{rows}</table>')
+    note = "Mean over seeds and 95 % bootstrap interval."
+    return (
+        f'<details><summary>The numbers</summary><p>{note}</p><div class="nc-tables">{"".join(parts)}</div></details>'
+    )
+
+
+def _cell(row: Any) -> str:
+    return f"{row.mean:.4f}" if pd.isna(row.low) else f"{row.mean:.4f} [{row.low:.4f}, {row.high:.4f}]"

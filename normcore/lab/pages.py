@@ -1,0 +1,233 @@
+"""The generated parts of the book: the summary, the ledger of statements, the status of the notebooks.
+
+Written to ``book/_generated`` when the book is built, from the results, ``book/claims.yml`` and the executed
+notebooks in ``book/runs``; the pages of the book include them.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+from matplotlib.ticker import MaxNLocator
+
+from . import figures, paths
+from .claims import KINDS, NOT_MEASURED, VERDICTS, Judged, judge_all, read
+from .experiments import Experiment, experiments
+from .files import write_text
+from .runs import Run, Store, curves, table
+from .stats import mean_interval
+
+_BADGES = dict(zip(VERDICTS, ("success", "danger", "warning", "secondary", "light"), strict=True))
+
+
+def generate() -> list[Path]:
+    """Write all generated parts; returns their paths."""
+    judged = judge_all()
+    folder = paths.root() / "book" / "_generated"
+    parts = {"summary.md": summary(judged), "claims.md": ledger(judged), "status.md": status()}
+    for name, text in parts.items():
+        with_end = text.rstrip() + "\n"
+        write_text(folder / name, with_end)
+        (folder / name).touch()  # the pipeline tells by the time that this was done
+    picture = overview_svg()
+    if picture:
+        write_text(paths.root() / "book" / "_assets" / "overview.svg", picture)
+    return [folder / name for name in parts]
+
+
+def _badge(verdict: str) -> str:
+    return f"{{bdg-{_BADGES[verdict]}}}`{verdict}`"
+
+
+def _row(cells: Iterable[object]) -> str:
+    return "| " + " | ".join(str(c).replace("|", "\\|") for c in cells) + " |"
+
+
+def _table(head: Sequence[str], rows: Iterable[Iterable[object]], align: str = "") -> str:
+    ruler = [{"r": "---:"}.get(a, "---") for a in align.ljust(len(head), "l")]
+    return "\n".join([_row(head), _row(ruler), *(_row(row) for row in rows)])
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+def _when(moment: str) -> str:
+    """``2030-01-31T12:34:56+00:00`` as ``2030-01-31 12:34 UTC``."""
+    return moment[:16].replace("T", " ") + " UTC"
+
+
+# --- the ledger ------------------------------------------------------------------------------------------
+
+
+def ledger(judged: Sequence[Judged]) -> str:
+    """Counts by document and verdict, then every statement."""
+    sources = read()["sources"]
+    counts = {source: Counter(j.verdict for j in judged if j.source == source) for source in sources}
+    total = Counter(j.verdict for j in judged)
+    rows = [[f"[{s}](#{s.lower()})", *(c[v] or "" for v in VERDICTS), c.total()] for s, c in counts.items()]
+    rows.append(["**all**", *(f"**{total[v]}**" for v in VERDICTS), f"**{total.total()}**"])
+    blocks = [_table(["document", *VERDICTS, "statements"], rows, "lrrrrrr")]
+    pages = {name: e.page for name, e in experiments().items()}
+    for source, about in sources.items():
+        title = f"{about['title']} {{cite}}`{about['cite']}`"
+        blocks += [
+            f"({source.lower()})=\n## {source}: {about['title']}",
+            f"A {about['kind']}; {title}. {about['note']}",
+        ]
+        blocks += [_claim(j, pages) for j in judged if j.source == source]
+    return "\n\n".join(blocks)
+
+
+def _claim(judged: Judged, pages: dict[str, str]) -> str:
+    lines = [f"**{judged.id}** {_badge(judged.verdict)} *{KINDS[judged.kind]}*", judged.statement]
+    if judged.parts:
+        rows = [
+            [
+                p.says,
+                p.measured,
+                f"{p.effect.mean:+.4f}",
+                f"[{p.effect.low:+.4f}, {p.effect.high:+.4f}]",
+                p.seeds,
+                p.verdict,
+            ]
+            for p in judged.parts
+        ]
+        lines.append(
+            _table(["what must hold", "measured", "effect", "95 % interval", "seeds", "verdict"], rows, "llrrrl")
+        )
+    tail = [judged.note.strip(), f"{judged.reason.capitalize()}." if judged.reason else ""]
+    if judged.experiment:
+        shown = f", profile {judged.profile}" if judged.profile else ""
+        tail.append(f"Experiment: [{judged.experiment}]({pages[judged.experiment]}.ipynb){shown}.")
+    text = " ".join(t for t in tail if t)
+    body = "\n\n".join([*lines, text] if text else lines)
+    return f"({judged.id.lower()})=\n::::{{div}} nc-claim\n{body}\n::::"
+
+
+# --- the status page -------------------------------------------------------------------------------------
+
+
+def status() -> str:
+    """Every notebook: when it was executed, how long, the profile it shows, and its runs."""
+    blocks = []
+    for experiment in experiments().values():
+        executed = paths.root() / "book" / f"{experiment.page}.ipynb"
+        if not executed.is_file():
+            continue
+        blocks.append(_experiment_status(experiment, executed))
+    return "\n\n".join(blocks)
+
+
+def _experiment_status(experiment: Experiment, executed: Path) -> str:
+    mill = nbformat.read(executed, as_version=4).metadata.get("papermill", {})
+    profile = mill.get("parameters", {}).get("profile", "")
+    store = Store(experiment.name)
+    runs = [r for stage in store.profiles().get(profile, {}) for r in store.runs(profile, stage)]
+    facts = [
+        ["profile shown", f"`{profile}`"],
+        ["notebook executed", f"{_when(mill.get('start_time', ''))}, {_duration(mill.get('duration') or 0)}"],
+        *_run_facts(runs),
+    ]  # fmt: skip
+    heading = f"## [{experiment.title}]({experiment.page}.ipynb)"
+    return f"{heading}\n\n{_table(['', f'`{experiment.name}`'], facts)}"
+
+
+def _run_facts(runs: Sequence[Run]) -> list[list[str]]:
+    if not runs:
+        return [["runs", "none"]]
+    seen = pd.DataFrame([{**r.provenance, **r.provenance["versions"], "status": r.status,
+                          "fingerprint": r.provenance["data"]["fingerprint"], "dataset": r.config.dataset}
+                         for r in runs])  # fmt: skip
+
+    def all_of(column: str) -> str:
+        return ", ".join(f"`{v}`" for v in sorted(set(seen[column].astype(str))))
+
+    seconds = seen["seconds"]
+    counts = ", ".join(f"{n} {s}" for s, n in Counter(seen["status"]).items())
+    data = ", ".join(f"{d} `{f}`" for d, f in sorted(set(zip(seen["dataset"], seen["fingerprint"], strict=True))))
+    return [
+        ["runs", f"{len(runs)}: {counts}"],
+        ["measured", f"{_when(min(seen['started']))} to {_when(max(seen['started']))}"],
+        ["training time", f"{_duration(seconds.sum())} in all, {_duration(seconds.median())} a run (median)"],
+        ["device", all_of("device_name")],
+        ["threads a run", all_of("threads")],
+        ["versions", f"torch {all_of('torch')}, Python {all_of('python')}, normcore {all_of('normcore')}"],
+        ["commit", all_of("commit")],
+        ["data fingerprint", data],
+    ]  # fmt: skip
+
+
+# --- the start page --------------------------------------------------------------------------------------
+
+_LEAD = "fashion-lenet"  # the experiment that the start page shows
+
+
+def _lead_runs() -> tuple[str, list[Run]]:
+    experiment = experiments().get(_LEAD)
+    profile = experiment.published() if experiment else ""
+    store = Store(_LEAD)
+    return profile, store.runs(profile) if store.has(profile) else []
+
+
+def summary(judged: Sequence[Judged]) -> str:
+    """What was found so far: counts, the judged statements, and one figure."""
+    counts = Counter(j.verdict for j in judged)
+    said = ", ".join(f"{counts[v]} {v}" for v in VERDICTS if counts[v])
+    blocks = [f"Of {len(judged)} statements: {said}."]
+    measured = [j for j in judged if j.verdict != NOT_MEASURED and j.parts]
+    if measured:
+        rows = [[f"[{j.id}](#{j.id.lower()})", j.statement, _badge(j.verdict)] for j in measured]
+        blocks.append(_table(["", "statement", "verdict"], rows))
+    profile, runs = _lead_runs()
+    if runs:
+        blocks += [_lead_words(profile, runs), _raw(_lead_figure(runs))]
+    return "\n\n".join(blocks)
+
+
+def _lead_words(profile: str, runs: Sequence[Run]) -> str:
+    rows = table(runs)
+    parts = []
+    for name, group in rows.groupby("norm", sort=False):
+        interval = mean_interval(group["test_accuracy"])
+        parts.append(f"{interval:.4f} ({figures.STYLES[str(name)].label}, {len(group)} seeds)")
+    dataset = ", ".join(sorted(set(rows["dataset"])))
+    return (
+        f"LeNet-5 on `{dataset}` (profile `{profile}`), test accuracy at the end of training, mean and 95 % interval: "
+        + ", ".join(parts) + "."
+    )  # fmt: skip
+
+
+def _lead_figure(runs: Sequence[Run]) -> str:
+    return figures.interactive_curves(
+        curves(runs),
+        [("train", "loss", "cross-entropy (nats)"), ("test", "accuracy", "share of images right")],
+        alt="Training loss and test accuracy of LeNet-5 by epoch, with and without batch normalization, "
+        "with bands of 95 % intervals over seeds.",
+        caption="LeNet-5 with and without batch normalization: means over seeds with 95 % bootstrap intervals.",
+    )
+
+
+def _raw(markup: str) -> str:
+    return f"```{{raw}} html\n{markup}\n```"
+
+
+def overview_svg() -> str:
+    """The README's picture: test accuracy by epoch of the lead experiment; empty before it has results."""
+    _, runs = _lead_runs()
+    if not runs:
+        return ""
+    frame = curves(runs)
+    with figures.panel(7.2, 3.2) as (figure, axes):
+        figures.draw_curves(axes, frame[frame["split"] == "test"], "accuracy")
+        dataset = frame["dataset"].iloc[0].replace("_", "-").title().replace("Mnist", "MNIST")
+        axes.set(
+            xlabel="epoch", ylabel="test accuracy", title=f"LeNet-5 on {dataset}: mean and 95 % interval over seeds"
+        )
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.legend()
+    return figures.svg(figure, background="white") + "\n"
