@@ -41,10 +41,11 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
     if x.dim() == 2:
         return x, torch.zeros_like(x)
     spatial = tuple(range(2, x.dim()))
-    if torch.compiler.is_compiling() or x.requires_grad or x.numel() == 0:
+    if torch.compiler.is_compiling() or x.requires_grad:
         var, mean = torch.var_mean(x, dim=spatial, correction=0)
         return mean, var
-    if not x.is_contiguous():  # channels_last: plain sums are fast there, the native kernels are not
+    # channels_last: plain sums are fast there, the native kernels are not; and var_mean warns of empty input
+    if not x.is_contiguous() or x.numel() == 0:
         mean = x.mean(spatial)
         return mean, (x - _over(mean, x)).square_().mean(spatial)
     # The native kernel takes the moments in one parallel pass, several times faster than var_mean on a

@@ -126,11 +126,15 @@ def _seed() -> None:
 
 
 @pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("path", ["native", "strided", "differentiable"])
 @pytest.mark.parametrize("offset", [0.0, 1e4])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_moments_match_the_sums(shape: tuple[int, ...], offset: float, device: str) -> None:
-    x = (3 * torch.randn(shape, device=device, dtype=torch.float64) + offset).float()
-    mean, var = moments(x)
+def test_moments_match_the_sums(shape: tuple[int, ...], offset: float, path: str, device: str) -> None:
+    x = (3 * torch.randn(shape, dtype=torch.float64) + offset).float().to(device)
+    if path == "strided":
+        x = x.transpose(0, -1).contiguous().transpose(0, -1)
+    mean, var = (table.detach() for table in moments(x.requires_grad_(path == "differentiable")))
+    x = x.detach()
     expected_mean, expected_var = sum_moments(x)
     assert mean.dtype == var.dtype == torch.float32
     torch.testing.assert_close(mean.double(), expected_mean, rtol=3e-7, atol=1e-6)
@@ -182,6 +186,16 @@ def test_moments_of_constants_have_no_variance() -> None:
     mean, var = moments(torch.full((2, 3, 4, 4), 1e4))
     assert torch.equal(mean, torch.full((2, 3), 1e4))
     assert torch.equal(var, torch.zeros(2, 3))
+
+
+def test_an_empty_batch_has_empty_tables() -> None:
+    x = torch.ones(0, 3, 4, requires_grad=True)
+    for table in moments(x.detach()):
+        assert table.shape == (0, 3)
+    y = fused_norm(x, instance, None, None)[0]
+    y.sum().backward()
+    assert y.shape == x.shape
+    assert x.grad is not None
 
 
 @pytest.mark.parametrize("offset", [0.0, 1e4, 1e8])
@@ -335,6 +349,16 @@ def test_create_graph_gives_the_same_first_gradient(name: str) -> None:
     assert by_autograd[0].requires_grad
 
 
+def test_a_parameter_of_integers() -> None:
+    """Which group a channel belongs to, say: passed to the mix, and without a gradient."""
+    x, order = torch.randn(4, 3, 5, requires_grad=True), torch.tensor([2, 0, 1])
+    weight = torch.randn(3, requires_grad=True)
+    y = fused_norm(x, lambda mean, var, order, weight: (weight[order], mean), order, weight)[0]
+    y.sum().backward()
+    assert weight.grad is not None
+    torch.testing.assert_close(weight.grad[order], x.detach().sum((0, 2)))
+
+
 def test_arguments_that_depend_on_each_other() -> None:
     """Each argument gets its direct part only, also with create_graph: what one owes to another, a weight
     shared by two layers say, autograd adds by itself, and would be counted twice."""
@@ -445,3 +469,23 @@ def test_compiled_is_the_same(shape: tuple[int, ...], name: str) -> None:
     torch.testing.assert_close(compiled, y)
     dy = torch.randn_like(y)
     torch.testing.assert_close(torch.autograd.grad(compiled, arguments, dy), torch.autograd.grad(y, arguments, dy))
+
+
+def test_compiled_statistics_carry_no_gradient() -> None:
+    x = torch.randn(4, 3, 5, requires_grad=True)
+    torch._dynamo.reset()
+    found = torch.compile(lambda x: fused_norm(x, batch, None, None), backend="eager", fullgraph=True)(x)
+    assert [t.requires_grad for t in found] == [True, False, False]
+    torch.testing.assert_close(found, fused_norm(x, batch, None, None))
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_compiled_far_from_zero(layout: torch.memory_format) -> None:
+    """The plain operations do not cancel either."""
+    x = (torch.randn(4, 3, 8, 8) + 1e4).to(memory_format=layout)
+    torch._dynamo.reset()
+    compiled = torch.compile(lambda x: fused_norm(x, batch, None, None), backend="eager", fullgraph=True)
+    for _, mean, var in (compiled(x), fused_norm(x, batch, None, None)):
+        flat = x.double().transpose(0, 1).reshape(3, -1)
+        torch.testing.assert_close(mean[0].double(), flat.mean(1), rtol=3e-7, atol=0)
+        torch.testing.assert_close(var[0].double(), flat.var(1, correction=0), rtol=5e-3, atol=0)

@@ -321,6 +321,18 @@ def test_without_running_statistics_evaluation_is_as_training() -> None:
     assert torch.equal(layer.eval()(x), y)
 
 
+def test_averages_can_be_frozen_while_training_goes_on() -> None:
+    """As with the twin, by switching off ``track_running_stats`` on a layer that has them."""
+    ours, twin = make_pair(3, 3)
+    for layer in (ours, twin):
+        layer(torch.randn(4, 3, 5, dtype=torch.float64))
+        layer.track_running_stats = False
+    before = copy.deepcopy(ours.state_dict())
+    x = spread((4, 3, 5))
+    torch.testing.assert_close(ours(x).double(), twin(x.double()), rtol=1e-5, atol=1e-5)
+    assert all(torch.equal(before[name], value) for name, value in ours.state_dict().items())
+
+
 def test_without_affine_there_is_nothing_to_learn() -> None:
     layer = BatchNorm(3, affine=False)
     assert list(layer.parameters()) == []

@@ -5,7 +5,7 @@ from .claims import judge
 from .figures import draw_against, draw_settings, interactive_curves, show, tabulate
 from .runs import RunConfig, Store, curves, epochs, grid, table
 from .stats import best, intervals, mean_interval, paired_difference
-from .sweep import Study, sweep
+from .sweep import Study
 
 __all__ = [
     "RunConfig",
@@ -24,7 +24,6 @@ __all__ = [
     "mean_interval",
     "paired_difference",
     "show",
-    "sweep",
     "table",
     "tabulate",
 ]

@@ -41,8 +41,12 @@ def main() -> None:
         _fail(error, 3)
     except LabError as error:
         _fail(error, 1)
+    except KeyboardInterrupt:
+        _fail(LabError("stopped; what was measured is kept, and the next call goes on"), 130)
     except BrokenPipeError:  # the reader of a pipe has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:  # a full disk, a folder that may not be written
+        _fail(error, 1)
 
 
 def _fail(error: Exception, code: int) -> None:

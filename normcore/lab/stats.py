@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -85,11 +85,6 @@ def paired_difference(table: pd.DataFrame, metric: str, a: str, b: str, *, by: s
     return mean_interval(wide[a] - wide[b])
 
 
-def _plain(value: Any) -> Any:
-    """A number of numpy's as Python's own, so that a configuration takes it."""
-    return value.item() if isinstance(value, np.generic) else value
-
-
 def best(table: pd.DataFrame, metric: str, over: Sequence[str], *, by: str = "norm") -> dict[str, dict[str, object]]:
     """For each value of ``by`` the setting (the columns ``over``) of the highest mean metric over seeds.
 
@@ -104,6 +99,6 @@ def best(table: pd.DataFrame, metric: str, over: Sequence[str], *, by: str = "no
         if stable.empty:
             raise UsageError(f"every setting of {name} diverged: widen the search")
         means = stable.groupby(list(over), sort=False)[metric].mean().reset_index()
-        row = means.sort_values(metric, kind="stable").iloc[-1]
-        chosen[str(name)] = {column: _plain(row[column]) for column in over}
+        top = means.sort_values(metric, kind="stable")[list(over)].tail(1)
+        chosen[str(name)] = {str(k): v for k, v in top.to_dict("records")[0].items()}
     return chosen

@@ -1,0 +1,43 @@
+"""What the tests share: a store and a cache of their own, and where the real data and a browser are."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # Before anything is imported: notebooks under nbval and training processes inherit it. No test, and no
+    # notebook that is validated, may write to the published results.
+    if "NORMCORE_RESULTS" not in os.environ:
+        folder = config.rootpath / "_build" / "test"
+        worker = getattr(config, "workerinput", {}).get("workerid", "main")
+        os.environ["NORMCORE_RESULTS"] = str(folder / f"results-{worker}")
+        if worker in ("main", "gw0"):
+            for old in folder.glob("results-*"):
+                shutil.rmtree(old, ignore_errors=True)
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Results and caches of this test alone; returns the folder of results."""
+    monkeypatch.setenv("NORMCORE_RESULTS", str(tmp_path / "results"))
+    monkeypatch.setenv("NORMCORE_CACHE", str(tmp_path / "cache"))
+    from normcore.lab import data
+
+    data.load.cache_clear()
+    yield tmp_path / "results"
+    data.load.cache_clear()
+
+
+@pytest.fixture
+def real_data() -> Path:
+    """The folder of real data sets; the test is skipped where there is none."""
+    folder = os.environ.get("NORMCORE_DATA")
+    if not folder:
+        pytest.skip("NORMCORE_DATA is not set: no real data here")
+    return Path(folder)

@@ -1,0 +1,52 @@
+"""Small real configurations for the lab's tests: the embedded digits, a few steps."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from normcore.lab.bench import _png
+from normcore.lab.runs import Run, RunConfig
+
+
+def config(**changes: Any) -> RunConfig:
+    """LeNet-5 on the digits for six steps, with these changes."""
+    fields: dict[str, Any] = {
+        "dataset": "digits", "image_size": 14, "model": "lenet5", "norm": "bn", "lr": 0.01, "batch_size": 32,
+        "steps": 6, "seed": 0, "eval_every": 3, "log_every": 2,
+    }  # fmt: skip
+    return RunConfig(**{**fields, **changes})
+
+
+def made_up(
+    norm: str, seed: int, loss: list[float], accuracy: list[float], status: str = "finished", **changes: Any
+) -> Run:
+    """A run with given curves, one point an epoch of ten steps, for the tests of statistics and verdicts."""
+    steps = [10.0 * (i + 1) for i in range(len(loss))]
+    curves = {
+        "train": {"step": steps, "loss": loss, "accuracy": accuracy},
+        "test": {"step": steps, "loss": loss, "accuracy": accuracy},
+    }
+    final = {f"{split}_{name}": values[-1] for split, points in curves.items() for name, values in points.items()}
+    del final["train_step"], final["test_step"]
+    versions = {"python": "3", "torch": "2", "numpy": "2", "normcore": "0"}
+    provenance = {
+        "steps_per_epoch": 10, "seconds": 1.0, "images_per_second": 1.0, "device": "cpu", "device_name": "a CPU",
+        "threads": 1, "versions": versions, "commit": "c0ffee", "started": "2030-01-31T12:00:00+00:00",
+        "data": {"fingerprint": "abc", "origin": "embedded"},
+    }  # fmt: skip
+    return Run(config(norm=norm, seed=seed, steps=10 * len(loss), **changes), status, final, curves, provenance)
+
+
+def write_pictures(folder: Path, train: int = 40, test: int = 10, size: int = 14, channels: int = 1) -> Path:
+    """A small data set of drawn noise in the Hugging Face parquet layout; returns its folder."""
+    generator = np.random.default_rng(0)
+    folder.mkdir(parents=True, exist_ok=True)
+    for split, number in (("train", train), ("test", test)):
+        pictures = generator.integers(0, 256, (number, size, size, channels), dtype=np.uint8)
+        cells = [{"bytes": _png(p), "path": f"{i}.png"} for i, p in enumerate(pictures)]
+        columns = {"image": cells, "label": [i % 2 for i in range(number)]}
+        pq.write_table(pa.table(columns), folder / f"{split}.parquet")
+    return folder

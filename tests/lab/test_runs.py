@@ -1,0 +1,158 @@
+"""Run configurations, their keys, and the store."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from normcore.lab.errors import UsageError
+from normcore.lab.files import replacing, write_json
+from normcore.lab.runs import Run, RunConfig, Store, curves, epochs, grid, table
+
+from .helpers import config, made_up
+
+
+def test_the_key_is_stable_across_releases() -> None:
+    """Published results are found by their key: a change here orphans every one of them."""
+    assert config().key == "42674741a18a35e6"
+    assert config(norm_options={"momentum": 0.2}).key == "8fd5dff0463628a4"
+
+
+@given(st.sampled_from(["lr", "batch_size", "steps", "seed", "eval_every", "log_every", "validation"]), st.integers(1, 50))
+def test_the_key_changes_with_every_field(name: str, more: int) -> None:
+    first = config()
+    assert config(**{name: getattr(first, name) + more}).key != first.key
+
+
+def test_a_field_at_its_default_does_not_enter_the_key() -> None:
+    fields = {f.name: getattr(config(), f.name) for f in dataclasses.fields(RunConfig)}
+    assert RunConfig(**{**fields, "model_options": {}, "validation": 0, "optimizer": "adam"}).key == config().key
+    assert config(lr=1).key == config(lr=1.0).key
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"norm": "bm"}, "unknown norm 'bm': did you mean bn"),
+        ({"dataset": "digit"}, "unknown data set 'digit': did you mean digits"),
+        ({"model": "lenet"}, "unknown model 'lenet': did you mean lenet5"),
+        ({"optimizer": "adan"}, "unknown optimizer 'adan': did you mean adam"),
+        ({"lr": 0.0}, "lr must be a positive number"),
+        ({"lr": float("nan")}, "lr must be a positive number"),
+        ({"lr": "fast"}, "lr must be of type float, got 'fast'"),
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"steps": 1.5}, "steps must be of type int, got 1.5"),
+        ({"seed": True}, "seed must be of type int, got True"),
+        ({"seed": -1}, "seed must not be negative"),
+        ({"norm_options": [1]}, "norm_options must be of type dict"),
+        ({"image_size": 0}, "image_size must be positive"),
+    ],
+)
+def test_bad_values_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        config(**changes)
+
+
+def test_a_grid_is_every_combination_in_order() -> None:
+    fixed = {f: getattr(config(), f) for f in ("dataset", "image_size", "model", "batch_size", "steps")}
+    found = [(c.norm, c.lr, c.seed) for c in grid(**fixed, norm=["none", "bn"], lr=[0.1, 0.2], seed=range(2))]
+    assert found == [(n, lr, s) for n in ("none", "bn") for lr in (0.1, 0.2) for s in (0, 1)]
+    with pytest.raises(UsageError, match="lr is an empty list"):
+        list(grid(**fixed, norm="bn", lr=[], seed=0))
+
+
+def test_epochs_count_full_batches() -> None:
+    assert epochs(3, "digits", 28, 100) == {
+        "batch_size": 100, "steps": 42, "eval_every": 14, "log_every": 2, "validation": 0,
+    }  # fmt: skip
+    assert epochs(1, "fashion_mnist", 28, 64, validation=10000)["steps"] == 781
+    with pytest.raises(UsageError, match="leave no batch"):
+        epochs(1, "digits", 28, 2000)
+
+
+def test_a_result_survives_the_store(store: Path) -> None:
+    run = made_up("bn", 0, [1.0, 0.5], [0.5, 0.8])
+    results = Store("trial")
+    results.put(run)
+    assert results.get(run.key) == run
+    assert [p.name for p in results.folder.iterdir()] == [f"{run.key}.json"]
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"key": "00"}', "null", '{"config": {}}'])
+def test_a_corrupt_result_is_named_set_aside_and_not_fatal(store: Path, content: str) -> None:
+    run = made_up("bn", 0, [1.0], [0.5])
+    results = Store("trial")
+    results.put(run)
+    results.path(run.key).write_text(content)
+    with pytest.warns(UserWarning, match=rf"{run.key}\.json is not a result"):
+        assert results.get(run.key) is None
+    assert results.path(run.key).with_suffix(".json.corrupt").read_text() == content
+    results.put(run)
+    assert results.get(run.key) == run
+
+
+def test_a_result_under_a_wrong_key_is_set_aside(store: Path) -> None:
+    run = made_up("bn", 0, [1.0], [0.5])
+    results = Store("trial")
+    record = {**run.to_json(), "config": {**dataclasses.asdict(run.config), "lr": 5.0}}
+    write_json(results.path(run.key), record)
+    with pytest.warns(UserWarning, match="does not belong to its configuration"):
+        assert results.get(run.key) is None
+
+
+def test_profiles_know_their_runs(store: Path) -> None:
+    results = Store("trial")
+    runs = [made_up("bn", seed, [1.0], [0.5]) for seed in range(2)]
+    results.index("quick", "main", [r.key for r in runs])
+    results.put(runs[0])
+    assert not results.has("quick")
+    assert not results.has("full")
+    results.put(runs[1])
+    assert results.has("quick")
+    assert results.runs("quick") == runs
+    results.index("quick", "search", [])
+    assert set(results.profiles()["quick"]) == {"main", "search"}
+
+
+def test_nothing_half_written_stays(tmp_path: Path) -> None:
+    path = tmp_path / "file.json"
+
+    def fail() -> None:
+        with replacing(path) as temporary:
+            temporary.write_text("half")
+            raise OSError("No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        fail()
+    assert list(tmp_path.iterdir()) == []
+    write_json(path, {"a": [1, 2]})
+    with pytest.raises(ValueError, match="JSON compliant"):
+        write_json(path, {"a": float("nan")})
+    assert json.loads(path.read_text()) == {"a": [1, 2]}
+
+
+def test_an_unchanged_file_is_not_touched(tmp_path: Path) -> None:
+    path = tmp_path / "file.json"
+    write_json(path, {"a": 1})
+    before = path.stat().st_mtime_ns
+    write_json(path, {"a": 1})
+    assert path.stat().st_mtime_ns == before
+
+
+def test_tables_and_curves_are_tidy() -> None:
+    runs = [made_up(norm, seed, [1.0, 0.5], [0.5, 0.8]) for norm in ("none", "bn") for seed in (0, 1)]
+    rows = table(runs)
+    assert rows[["norm", "seed", "status", "test_accuracy"]].to_numpy().tolist()[-1] == ["bn", 1, "finished", 0.8]
+    points = curves(runs)
+    assert len(points) == 4 * 2 * 2
+    last = points.iloc[-1]
+    assert (last["split"], last["epoch"], last["samples"]) == ("test", 2.0, 20 * 32)
+
+
+def test_a_run_is_plain_json() -> None:
+    run = made_up("bn", 3, [1.0], [0.5])
+    assert Run.from_json(json.loads(json.dumps(run.to_json()))) == run

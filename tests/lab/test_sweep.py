@@ -1,0 +1,223 @@
+"""Sweeps: side by side, resumed, shared, split, killed, out of time and out of disk."""
+
+import errno
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from normcore.lab import runs as runs_module
+from normcore.lab.errors import SweepIncomplete, UsageError
+from normcore.lab.runs import RunConfig, Store
+from normcore.lab.sweep import Shard, Study, parse_seconds, sweep
+
+from .helpers import config
+
+pytestmark = pytest.mark.usefixtures("store")
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def four() -> list[RunConfig]:
+    return [config(norm=norm, seed=seed) for norm in ("none", "bn") for seed in (0, 1)]
+
+
+def long(seed: int = 0) -> RunConfig:
+    """Long enough to be interrupted, with many points at which it can be."""
+    return config(steps=600, eval_every=600, log_every=10, seed=seed)
+
+
+def test_results_come_in_the_order_asked_for_and_are_not_run_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store("trial")
+    first = sweep(four(), store)
+    assert [(r.config.norm, r.config.seed) for r in first] == [("none", 0), ("none", 1), ("bn", 0), ("bn", 1)]
+    monkeypatch.setattr("normcore.lab.sweep.train", None)  # would fail if it were called
+    assert sweep(list(reversed(four())), store) == list(reversed(first))
+
+
+def test_side_by_side_gives_the_same_bits() -> None:
+    alone = sweep(four(), Store("alone"))
+    together = sweep(four(), Store("together"), jobs=2)
+    assert [r.curves for r in alone] == [r.curves for r in together]
+
+
+def test_fresh_runs_again() -> None:
+    store = Store("trial")
+    before = sweep(four()[:1], store)[0]
+    after = sweep(four()[:1], store, fresh=True)[0]
+    assert after.curves == before.curves
+    assert after.provenance["seconds"] != before.provenance["seconds"]
+
+
+def test_shards_share_the_work_and_the_store(store: Path) -> None:
+    wanted = [config(seed=seed) for seed in range(6)]
+    parts = [[c.key for c in wanted if Shard(i, 3).holds(c.key)] for i in (1, 2, 3)]
+    assert sorted(k for part in parts for k in part) == sorted(c.key for c in wanted)
+    shared = Store("trial")
+    for number in (1, 2):
+        with pytest.raises(SweepIncomplete, match="belongs to other shards"):
+            sweep(wanted, shared, shard=Shard(number, 3))
+    assert {p.stem for p in shared.folder.glob("*.json")} == {*parts[0], *parts[1]}
+    assert len(sweep(wanted, shared, shard=Shard(3, 3))) == 6
+
+
+@pytest.mark.parametrize("text", ["", "1", "0/2", "3/2", "a/b", "1/0", "-1/2"])
+def test_bad_shards_are_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="shard must be i/n"):
+        Shard.parse(text)
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("9m", 540), ("1.5h", 5400), ("", math.inf)])
+def test_durations(text: str, seconds: float) -> None:
+    assert parse_seconds(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["9", "m", "-1m", "9 minutes", "nans", "0s"])
+def test_bad_durations_are_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="time budget"):
+        parse_seconds(text)
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_time_budget_stops_inside_a_run_and_the_next_call_goes_on(jobs: int, store: Path) -> None:
+    whole = sweep([long()], Store("whole"))[0]
+    shared = Store("trial")
+    sweep([config()], shared, jobs=jobs)  # so that the budget below is not spent on starting and decoding
+    with pytest.raises(SweepIncomplete, match="time budget is used up"):
+        sweep([long(), long(1)], shared, jobs=jobs, deadline=time.monotonic() + 0.3)
+    checkpoints = list((store.parent / "cache" / "checkpoints").glob("*.pt"))
+    if jobs == 1:  # (with two, the processes take longer than that to start: it stops before a run)
+        assert [p.stem for p in checkpoints] == [long().key]
+    assert shared.get(long(1).key) is None
+    assert sweep([long()], shared, jobs=jobs)[0].curves == whole.curves
+
+
+def test_a_dead_worker_costs_one_run_and_not_the_sweep() -> None:
+    shared = Store("trial")
+
+    def kill_the_first_worker() -> None:
+        for _ in range(600):
+            time.sleep(0.1)
+            at_work = [p for p in psutil.Process().children(recursive=True) if _spends(p) > 3]
+            if any(shared.folder.glob("*.json")) and at_work:
+                max(at_work, key=_spends).kill()
+                return
+
+    killer = threading.Thread(target=kill_the_first_worker)
+    killer.start()
+    with pytest.warns(UserWarning, match="its process died"), pytest.raises(SweepIncomplete, match="4 of 5 runs"):
+        sweep([config(steps=100_000, log_every=10, eval_every=100_000), *four()], shared, jobs=2)
+    killer.join()
+    assert all(shared.get(c.key) for c in four())
+
+
+def _spends(process: psutil.Process) -> float:
+    try:
+        times = process.cpu_times()
+        return float(times.user + times.system) if "spawn_main" in " ".join(process.cmdline()) else 0.0
+    except psutil.Error:
+        return 0.0
+
+
+_SCRIPT = """
+import json, sys
+from normcore.lab.runs import RunConfig, Store
+from normcore.lab.sweep import sweep
+
+if __name__ == "__main__":
+    configs = [RunConfig(**fields) for fields in json.loads(sys.argv[1])]
+    sweep(configs, Store("trial"), jobs=int(sys.argv[2]))
+"""
+
+
+def _process(configs: list[RunConfig], jobs: int) -> "subprocess.Popen[bytes]":
+    fields = json.dumps([runs_module.dataclasses.asdict(c) for c in configs])
+    return subprocess.Popen([sys.executable, "-c", _SCRIPT, fields, str(jobs)], cwd=ROOT, start_new_session=True)
+
+
+def test_killed_in_mid_run_a_re_run_finishes(store: Path) -> None:
+    shared = Store("trial")
+    endless = config(steps=200_000, log_every=10, eval_every=200_000)
+    process = _process([config(), endless], 1)
+    for _ in range(600):
+        time.sleep(0.1)
+        if shared.get(config().key):
+            break
+    time.sleep(0.5)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert [p.name for p in shared.folder.iterdir()] == [f"{config().key}.json"]  # nothing half-written
+    assert len(sweep([config(), config(seed=1)], shared)) == 2
+
+
+def test_two_processes_on_one_sweep_lose_and_corrupt_nothing(store: Path) -> None:
+    wanted = [config(seed=seed, steps=200, log_every=100) for seed in range(6)]
+    processes = [_process(wanted, 1), _process(list(reversed(wanted)), 1)]
+    assert [p.wait(timeout=240) for p in processes] == [0, 0]
+    shared = Store("trial")
+    assert {p.name for p in shared.folder.iterdir()} == {f"{c.key}.json" for c in wanted}
+    assert all(shared.get(c.key) for c in wanted)
+
+
+def test_a_full_disk_leaves_no_half_result_and_a_re_run_finishes(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(handle: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    shared = Store("trial")
+    runs_module.data.load("digits", 14)
+    with monkeypatch.context() as context:
+        context.setattr("normcore.lab.files.os.fsync", full)
+        with pytest.warns(UserWarning, match="No space left"), pytest.raises(SweepIncomplete, match="No space left"):
+            sweep([config()], shared)
+    assert not shared.folder.exists() or list(shared.folder.iterdir()) == []
+    assert len(sweep([config()], shared)) == 1
+
+
+def test_a_diverged_run_is_kept_and_the_sweep_goes_on() -> None:
+    wild = config(norm="none", optimizer="sgd", lr=1e9, steps=40)
+    found = sweep([wild, config()], Store("trial"))
+    assert [r.status for r in found] == ["diverged", "finished"]
+
+
+def test_bad_data_is_refused_before_anything_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "data" / "mnist").mkdir(parents=True)
+    for split in ("train", "test"):
+        (tmp_path / "data" / "mnist" / f"{split}.parquet").write_text("broken")
+    monkeypatch.setenv("NORMCORE_DATA", str(tmp_path / "data"))
+    with pytest.raises(runs_module.data.DataError, match=r"train\.parquet"):
+        sweep([config(), config(dataset="mnist")], Store("trial"))
+    assert not Store("trial").folder.exists()
+
+
+def test_jobs_must_be_positive() -> None:
+    with pytest.raises(UsageError, match="jobs must be at least 1"):
+        sweep(four(), Store("trial"), jobs=0)
+
+
+def test_a_study_lists_its_runs_under_its_profile() -> None:
+    study = Study("trial", "quick")
+    found = study.run(four()[:2], stage="search")
+    study.run(four()[2:])
+    assert set(study.store.profiles()["quick"]) == {"search", "main"}
+    assert study.store.runs("quick", "search") == found
+    assert study.store.has("quick")
+
+
+def test_progress_is_shown_on_a_terminal_and_nowhere_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("NORMCORE_TERMINAL", raising=False)
+    sweep([config()], Store("quiet"))
+    assert capsys.readouterr() == ("", "")
+    screen = tmp_path / "screen"
+    monkeypatch.setenv("NORMCORE_TERMINAL", str(screen))
+    sweep([config(seed=1)], Store("loud"))
+    assert "runs" in screen.read_text()
+    assert "steps" in screen.read_text()

@@ -1,0 +1,190 @@
+"""The training loop: it learns, it repeats itself to the bit, it stops and goes on."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from normcore.lab import data, models, training
+from normcore.lab.errors import UsageError
+from normcore.lab.training import Images, OutOfTime, batches, build, splits, train
+
+from .helpers import config
+
+pytestmark = pytest.mark.usefixtures("store")
+CPU = torch.device("cpu")
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+@pytest.mark.parametrize("norm", ["none", "bn"])
+def test_it_learns_the_digits(norm: str, optimizer: str, device: str) -> None:
+    lr = {"adam": 0.005, "sgd": 0.05}[optimizer]
+    run = train(config(norm=norm, optimizer=optimizer, lr=lr, steps=120, eval_every=60, log_every=20), torch.device(device))
+    assert run.status == "finished"
+    assert run.final["test_accuracy"] > 0.8
+    assert run.curves["train"]["step"] == [20, 40, 60, 80, 100, 120]
+    assert run.curves["test"]["step"] == [60, 120]
+    assert run.curves["train"]["loss"][-1] < run.curves["train"]["loss"][0]
+
+
+@pytest.mark.parametrize("norm", ["none", "bn"])
+def test_the_same_configuration_gives_the_same_bits(norm: str) -> None:
+    first, second = train(config(norm=norm), CPU), train(config(norm=norm), CPU)
+    assert first.curves == second.curves
+    assert train(config(norm=norm, seed=1), CPU).curves != first.curves
+
+
+def test_the_number_of_threads_changes_no_bit() -> None:
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        first = train(config(), CPU)
+        torch.set_num_threads(2)
+        assert train(config(), CPU).curves == first.curves
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_norms_of_a_pair_start_from_the_same_weights_and_batches() -> None:
+    dataset = data.load("digits", 14)
+    plain, normed = (build(config(norm=norm), dataset, CPU) for norm in ("none", "bn"))
+    convolutions = [[m.weight for m in net.modules() if isinstance(m, nn.Conv2d | nn.Linear)] for net in (plain, normed)]
+    for a, b in zip(*convolutions, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=0)
+    items = torch.arange(100)
+    orders = [list(batches(items, config(norm=norm), 0)) for norm in ("none", "bn")]
+    assert all(torch.equal(a, b) for a, b in zip(*orders, strict=True))
+
+
+def test_an_epoch_sees_every_image_once() -> None:
+    seen = torch.cat(list(batches(torch.arange(96), config(steps=3), 0)))
+    assert sorted(seen.tolist()) == list(range(96))
+    again = torch.cat(list(batches(torch.arange(96), config(steps=6), 3)))
+    assert sorted(again.tolist()) == list(range(96))
+    assert not torch.equal(seen, again)
+
+
+def test_batches_can_be_found_again_from_any_step() -> None:
+    whole = list(batches(torch.arange(100), config(steps=10), 0))
+    for start in (1, 3, 7):
+        assert all(torch.equal(a, b) for a, b in zip(whole[start:], batches(torch.arange(100), config(steps=10), start), strict=True))
+
+
+def test_a_batch_is_standardized() -> None:
+    dataset = data.load("digits", 14)
+    images = Images(dataset.train, dataset, CPU)
+    x, y = images.batch(torch.arange(len(images)))
+    assert x.shape == (1437, 1, 14, 14)
+    assert x.mean().item() == pytest.approx(0, abs=1e-5)
+    assert x.std().item() == pytest.approx(1, abs=1e-3)
+    expected = (torch.tensor(dataset.train.images[7, :, :, 0] / 255.0) - dataset.mean[0]) / dataset.std[0]
+    torch.testing.assert_close(x[7, 0], expected.float(), rtol=1e-5, atol=1e-5)
+    assert y[7] == dataset.train.labels[7]
+
+
+def test_the_held_out_images_are_not_trained_on_and_the_same_for_every_seed() -> None:
+    dataset = data.load("digits", 14)
+    kept, held = splits(config(validation=300), dataset, CPU)[1::2]
+    assert len(kept) == 1437 - 300
+    assert sorted([*kept.tolist(), *held.tolist()]) == list(range(1437))
+    other = splits(config(validation=300, seed=5), dataset, CPU)[3]
+    assert torch.equal(held, other)
+    run = train(config(validation=300), CPU)
+    assert "validation_accuracy" in run.final
+    assert "test_accuracy" not in run.final
+
+
+def test_evaluation_is_over_the_whole_test_set_in_evaluation_mode() -> None:
+    dataset = data.load("digits", 14)
+    net = build(config(), dataset, CPU)
+    images, items = splits(config(), dataset, CPU)[2:]
+    loss, accuracy = training.evaluate(net, images, items, batch_size=77)
+    net.eval()
+    with torch.no_grad():
+        x, y = images.batch(items)
+        scores = net(x).double()
+    assert accuracy == pytest.approx((scores.argmax(1) == y).double().mean().item(), abs=1e-12)
+    assert loss == pytest.approx(nn.functional.cross_entropy(scores, y).item(), rel=1e-5)
+
+
+def test_a_diverged_run_is_a_result_with_the_step() -> None:
+    run = train(config(norm="none", optimizer="sgd", lr=1e9, steps=40, log_every=7, eval_every=40), CPU)
+    assert run.status == "diverged"
+    assert run.diverged_at is not None
+    assert 2 <= run.diverged_at <= 40
+    assert all(math.isfinite(v) for v in run.curves["train"]["loss"])
+
+
+def test_out_of_time_and_resumed_is_as_if_never_stopped(tmp_path: Path) -> None:
+    whole = train(config(steps=20, model="lenet5"), CPU)
+    checkpoint = tmp_path / "run.pt"
+    calls = 0
+    run = None
+    while run is None:
+        calls += 1
+        try:
+            run = train(config(steps=20), CPU, deadline=-math.inf, checkpoint=checkpoint)
+        except OutOfTime:
+            assert checkpoint.is_file()
+    assert calls > 3
+    assert run.curves == whole.curves
+    assert run.final == whole.final
+    assert not checkpoint.exists()
+
+
+def test_a_damaged_checkpoint_starts_anew(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "run.pt"
+    checkpoint.write_bytes(b"half a file")
+    assert train(config(), CPU, checkpoint=checkpoint).curves == train(config(), CPU).curves
+
+
+def test_provenance_says_what_it_was_measured_with() -> None:
+    run = train(config(), CPU)
+    origin = run.provenance
+    assert origin["versions"]["torch"] == torch.__version__
+    assert origin["data"]["fingerprint"] == data.load("digits", 14).fingerprint
+    assert origin["threads"] == 1
+    assert origin["seconds"] > 0
+    assert origin["steps_per_epoch"] == 1437 // 32
+    assert origin["parameters"] == sum(p.numel() for p in build(config(), data.load("digits", 14), CPU).parameters())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"norm_options": {"groups": 2}}, "norm_options or model_options.*groups"),
+        ({"optimizer_options": {"speed": 2}}, "optimizer_options.*speed"),
+        ({"batch_size": 5000}, "batch_size=5000 is more than the 1437 training images"),
+        ({"validation": 1430}, "leaves no batch of 32"),
+        ({"image_size": 8}, "lenet5 needs images of at least 12 pixels"),
+    ],
+)
+def test_what_cannot_be_built_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        train(config(**changes), CPU)
+
+
+@pytest.mark.parametrize("size", [12, 14, 28, 32])
+def test_lenet5_fits_its_images(size: int) -> None:
+    net = models.lenet5(lambda channels: nn.Identity(), 3, 7, size)
+    assert net(torch.zeros(2, 3, size, size)).shape == (2, 7)
+
+
+def test_lenet5_is_the_source_s() -> None:
+    """At 28 pixels: 16 x 5 x 5 features, and LeNet-5's 61,706 parameters with ten classes."""
+    net = models.lenet5(lambda channels: nn.Identity(), 1, 10, 28)
+    assert sum(p.numel() for p in net.parameters()) == 61706
+    norms: list[int] = []
+
+    def norm(channels: int) -> nn.Module:
+        norms.append(channels)
+        return nn.Identity()
+
+    models.lenet5(norm, 1, 10, 28)
+    assert norms == [6, 16, 120, 84]
