@@ -131,6 +131,10 @@ def _judge(entry: dict[str, Any], runs: Sequence[Run], profile: str) -> Judged:
         if found != {value}:
             reason = f"these runs have {name} {', '.join(map(str, sorted(found)))}; the statement is about {value}"
             return Judged(**known, verdict=NOT_MEASURED, reason=reason, profile=profile)
+    needed = {part[name] for part in entry["parts"] for name in ("norm", "a", "b") if name in part}
+    if missing := needed - {run.config.norm for run in runs}:
+        reason = f"these runs lack {', '.join(sorted(missing))}"
+        return Judged(**known, verdict=NOT_MEASURED, reason=reason, profile=profile)
     parts = tuple(_part(entry, spec, runs) for spec in entry["parts"])
     return Judged(**known, verdict=combine(p.verdict for p in parts), profile=profile, parts=parts)
 
@@ -164,8 +168,9 @@ def measure(runs: Sequence[Run], metric: str, epochs: Sequence[float] | None = N
 
     Args:
         metric: split and name, joined by ``_``.
-        epochs: the mean over the points after the first and up to the second of these; the final value
-            without. A run that diverged before its first such point has none and is left out.
+        epochs: the mean over the points after the first and up to the second of these, counted from the end
+            where negative (``(-1, 0)`` is the last epoch); the final value without. A run that diverged
+            before its first such point has none and is left out.
     """
     split, _, name = metric.partition("_")
     rows = []
@@ -174,6 +179,8 @@ def measure(runs: Sequence[Run], metric: str, epochs: Sequence[float] | None = N
         points = curve[name][-1:]
         if epochs is not None:
             low, high = epochs
+            if low < 0:
+                low, high = (run.config.steps / epoch + e for e in (low, high))
             points = [v for s, v in zip(curve["step"], curve[name], strict=True) if low < s / epoch <= high + 1e-9]
         if points:
             rows.append({"norm": run.config.norm, "seed": run.config.seed, "value": sum(points) / len(points)})

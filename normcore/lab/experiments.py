@@ -146,7 +146,7 @@ def _execute(experiment: Experiment, parameters: dict[str, Any], output: Path) -
         try:
             papermill.execute_notebook(
                 experiment.notebook, temporary, parameters=parameters, kernel_name="python3",
-                cwd=str(paths.root()), progress_bar=False, log_output=False,
+                language="python", cwd=str(paths.root()), progress_bar=False, log_output=False,
                 extra_arguments=["--IPKernelApp.log_level=40"],  # errors only
             )  # fmt: skip
         except PapermillExecutionError as error:

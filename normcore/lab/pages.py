@@ -193,6 +193,9 @@ def _lead_words(profile: str, runs: Sequence[Run]) -> str:
     rows = table(runs)
     parts = []
     for name, group in rows.groupby("norm", sort=False):
+        if (group["status"] != "finished").any():
+            parts.append(f"diverged in {sum(group['status'] == 'diverged')} of {len(group)} ({name})")
+            continue
         interval = mean_interval(group["test_accuracy"])
         parts.append(f"{interval:.4f} ({figures.STYLES[str(name)].label}, {len(group)} seeds)")
     dataset = ", ".join(sorted(set(rows["dataset"])))

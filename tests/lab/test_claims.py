@@ -60,8 +60,8 @@ def test_lower_and_higher_go_by_the_interval(differences: list[float], verdict: 
 
 def test_a_measure_can_be_of_some_epochs() -> None:
     runs = [made_up("bn", 0, [4.0, 2.0, 1.0], [0.1, 0.2, 0.3])]
-    value = {epochs: claims.measure(runs, "train_loss", epochs)["value"].tolist() for epochs in [(0, 1), (0, 2), (2, 3)]}
-    assert value == {(0, 1): [4.0], (0, 2): [3.0], (2, 3): [1.0]}
+    expected = {(0, 1): [4.0], (0, 2): [3.0], (2, 3): [1.0], (-2, 0): [1.5]}
+    assert {e: claims.measure(runs, "train_loss", e)["value"].tolist() for e in expected} == expected
     assert claims.measure(runs, "test_accuracy")["value"].tolist() == [0.3]
     assert claims.measure(runs, "train_loss", (5, 6)).empty
 
@@ -112,6 +112,11 @@ def test_runs_on_other_data_judge_nothing() -> None:
     assert judged.verdict == NOT_MEASURED
     assert "digits" in judged.reason
     assert claims._judge(entry(requires={"dataset": "digits"}), runs, "smoke").verdict == SUPPORTED
+
+
+def test_runs_without_a_variant_judge_nothing() -> None:
+    judged = claims._judge(entry(), pair([-0.2, -0.3, -0.25])[:3], "smoke")
+    assert (judged.verdict, judged.reason) == (NOT_MEASURED, "these runs lack bn")
 
 
 def test_a_wrong_entry_is_named() -> None:

@@ -24,7 +24,8 @@ DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 @pytest.mark.parametrize("norm", ["none", "bn"])
 def test_it_learns_the_digits(norm: str, optimizer: str, device: str) -> None:
     lr = {"adam": 0.005, "sgd": 0.05}[optimizer]
-    run = train(config(norm=norm, optimizer=optimizer, lr=lr, steps=120, eval_every=60, log_every=20), torch.device(device))
+    wanted = config(norm=norm, optimizer=optimizer, lr=lr, steps=120, eval_every=60, log_every=20)
+    run = train(wanted, torch.device(device))
     assert run.status == "finished"
     assert run.final["test_accuracy"] > 0.8
     assert run.curves["train"]["step"] == [20, 40, 60, 80, 100, 120]
@@ -54,8 +55,9 @@ def test_the_number_of_threads_changes_no_bit() -> None:
 def test_norms_of_a_pair_start_from_the_same_weights_and_batches() -> None:
     dataset = data.load("digits", 14)
     plain, normed = (build(config(norm=norm), dataset, CPU) for norm in ("none", "bn"))
-    convolutions = [[m.weight for m in net.modules() if isinstance(m, nn.Conv2d | nn.Linear)] for net in (plain, normed)]
-    for a, b in zip(*convolutions, strict=True):
+    kinds = (nn.Conv2d, nn.Linear)
+    weights = [[m.weight for m in net.modules() if isinstance(m, kinds)] for net in (plain, normed)]
+    for a, b in zip(*weights, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=0)
     items = torch.arange(100)
     orders = [list(batches(items, config(norm=norm), 0)) for norm in ("none", "bn")]
@@ -73,7 +75,8 @@ def test_an_epoch_sees_every_image_once() -> None:
 def test_batches_can_be_found_again_from_any_step() -> None:
     whole = list(batches(torch.arange(100), config(steps=10), 0))
     for start in (1, 3, 7):
-        assert all(torch.equal(a, b) for a, b in zip(whole[start:], batches(torch.arange(100), config(steps=10), start), strict=True))
+        rest = list(batches(torch.arange(100), config(steps=10), start))
+        assert all(torch.equal(a, b) for a, b in zip(whole[start:], rest, strict=True))
 
 
 def test_a_batch_is_standardized() -> None:

@@ -1,0 +1,132 @@
+"""The command line: what it prints, and how it refuses."""
+
+import csv
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from normcore.lab import cli
+from normcore.lab.claims import VERDICTS
+from normcore.lab.runs import Store
+
+from .helpers import made_up
+
+pytestmark = pytest.mark.usefixtures("store")
+
+
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
+    """Exit code, standard output and standard error of the command."""
+    monkeypatch.setattr(sys, "argv", ["normcore", *words])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    out, err = capsys.readouterr()
+    code = ended.value.code
+    return (code if isinstance(code, int) else 0), out, err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["run", "fashion-lent"], "unknown experiment 'fashion-lent': did you mean fashion-lenet?"),
+        (["run", "fashion-lenet", "--profile", "ful"], "unknown profile 'ful': did you mean full?"),
+        (
+            ["run", "fashion-lenet", "--set", "epoch=3"],
+            "parameter of fashion-lenet 'epoch': did you mean epochs",
+        ),
+        (["run", "fashion-lenet", "--set", "epochs=many"], "epochs of fashion-lenet must be of type int"),
+        (["run", "fashion-lenet", "--set", "epochs"], "--set takes key=value, got 'epochs'"),
+        (["run", "fashion-lenet", "--device", "gpu"], "unknown device 'gpu': one of auto, cpu, cuda"),
+        (["run", "fashion-lenet", "--shard", "3/2"], "shard must be i/n"),
+        (["run", "fashion-lenet", "--time-budget", "soon"], "a time budget is a positive number and s, m or h"),
+        (["results", "fashion"], "unknown experiment 'fashion': did you mean fashion-lenet?"),
+        (["results", "fashion-lenet", "--profile", "fast"], "unknown profile 'fast'"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(
+    words: list[str], message: str, store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, err = call(monkeypatch, capsys, *words)
+    assert (code, out) == (2, "")
+    assert message in err
+    assert err.count("\n") == 1
+    assert not (store / "fashion-lenet").exists(), "something was run"
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("norms=[none, bm]", "unknown norm 'bm': did you mean bn?"),
+        ("dataset=digit", "unknown data set 'digit': did you mean digits?"),
+        ("rates={adam: [-1.0]}", "lr must be a positive number, got -1.0"),
+        ("epochs=0", "steps must be at least 1, got 0"),
+        ("batch_sizes=[9999]", "leave no batch to train on"),
+    ],
+)
+def test_values_out_of_range_are_refused_before_anything_is_trained(setting: str, message: str, store: Path) -> None:
+    command = [sys.executable, "-m", "normcore.lab.cli", "run", "fashion-lenet", "--set", setting]
+    if setting == "epochs=0":
+        command += ["--set", "search_epochs=0"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr
+    assert message in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not list(store.glob("fashion-lenet/*.json"))
+
+
+def test_results_are_one_row_a_run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    results = Store("fashion-lenet")
+    runs = [made_up(norm, seed, [1.0], [0.5]) for norm in ("none", "bn") for seed in range(2)]
+    for run in runs:
+        results.put(run)
+    results.index("quick", "main", [r.key for r in runs])
+    code, out, _ = call(monkeypatch, capsys, "results", "fashion-lenet", "--csv")
+    rows = list(csv.DictReader(io.StringIO(out)))
+    assert code == 0
+    assert [(r["profile"], r["norm"], r["seed"]) for r in rows] == [
+        ("quick", n, s) for n in ("none", "bn") for s in ("0", "1")
+    ]
+    code, out, _ = call(monkeypatch, capsys, "results", "fashion-lenet", "--json")
+    assert [r["key"] for r in json.loads(out)] == [r.key for r in runs]
+    code, out, _ = call(monkeypatch, capsys, "results", "fashion-lenet")
+    assert out.count("finished") == 4
+    code, _, err = call(monkeypatch, capsys, "results", "fashion-lenet", "--stage", "serch")
+    assert (code, err) == (2, "unknown stage 'serch': known are main.\n")
+    code, _, err = call(monkeypatch, capsys, "results", "fashion-lenet", "--profile", "full")
+    assert (code, "has no results of profile full" in err) == (1, True)
+
+
+def test_claims_are_all_listed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = call(monkeypatch, capsys, "claims", "--json")
+    rows = json.loads(out)
+    assert len(rows) == 76
+    assert {row["verdict"] for row in rows} <= set(VERDICTS)
+    _, out, _ = call(monkeypatch, capsys, "claims")
+    assert "S4-03" in out
+
+
+def test_what_is_there_is_listed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = call(monkeypatch, capsys, "experiments", "--json")
+    assert {"experiment": "fashion-lenet", "results": "none yet"}.items() <= json.loads(out)[0].items()
+    monkeypatch.delenv("NORMCORE_DATA", raising=False)
+    _, out, _ = call(monkeypatch, capsys, "data", "--json")
+    state = {row["data set"]: row["state"] for row in json.loads(out)}
+    assert state["digits"] == "embedded"
+    assert state["mnist"] == "missing"
+    _, out, _ = call(monkeypatch, capsys, "doctor", "--json")
+    found = json.loads(out)
+    assert {"torch", "device", "free_disk_gib", "torch_compile"} <= set(found)
+
+
+def test_an_experiment_runs_from_the_command_line(store: Path) -> None:
+    """The smoke profile whole, with two runs side by side; a time budget that is too short; and going on."""
+    command = [sys.executable, "-m", "normcore.lab.cli", "run", "fashion-lenet"]
+    short = subprocess.run([*command, "--time-budget", "0.01s"], capture_output=True, text=True)
+    assert short.returncode == 3, short.stderr
+    assert "Run it again to go on." in short.stderr
+    done = subprocess.run([*command, "--set", "epochs=1", "--jobs", "2"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert len(Store("fashion-lenet").runs("custom")) == 6

@@ -1,0 +1,225 @@
+"""The book as a reader gets it: built with warnings as errors, then read in a real browser."""
+
+import functools
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import pytest
+from bs4 import BeautifulSoup
+from playwright.sync_api import Browser, Page, sync_playwright
+
+ROOT = Path(__file__).resolve().parent.parent
+SITE = ROOT / "_build" / "html"
+PAGES = ["index", "how-to-read", "method", "claims", "status", "reproduce", "references", "runs/fashion_lenet"]
+
+
+@pytest.fixture(scope="module")
+def site() -> Path:
+    """The book, built by the pipeline from the published results; what is up to date is not built again."""
+    env = {k: v for k, v in os.environ.items() if k != "NORMCORE_RESULTS"}
+    env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}"
+    command = ["snakemake", "--profile", "profiles/default", "--config", "profile=published", "jobs=1"]
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
+    return SITE
+
+
+@pytest.fixture(scope="module")
+def address(site: Path) -> Iterator[str]:
+    """The book from a server on this machine."""
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None: ...
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(site)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """A headless Chromium: the system's, or Playwright's own."""
+    with sync_playwright() as playwright:
+        found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+        path = found or playwright.chromium.executable_path
+        if not Path(path).is_file():
+            if os.environ.get("NORMCORE_REQUIRE_BROWSER"):
+                pytest.fail("no Chromium is installed, and NORMCORE_REQUIRE_BROWSER is set")
+            pytest.skip("no Chromium is installed: apt-get install chromium, or playwright install chromium")
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
+        yield browser
+        browser.close()
+
+
+class Watched:
+    """A page, and all that it asked for and complained of."""
+
+    def __init__(self, browser: Browser, width: int, scheme: Any) -> None:
+        self.context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        self.page: Page = self.context.new_page()
+        self.asked: list[str] = []
+        self.complaints: list[str] = []
+        self.page.on("request", lambda request: self.asked.append(request.url))
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("console", lambda m: self.complaints.append(m.text) if m.type in {"error", "warning"} else None)
+        self.page.on("requestfailed", lambda request: self.complaints.append(f"failed: {request.url}"))
+
+    def outside(self, address: str) -> list[str]:
+        return [url for url in self.asked if not url.startswith((address, "file:", "data:", "blob:"))]
+
+
+Reader = Callable[..., Watched]
+
+
+@pytest.fixture
+def reader(browser: Browser) -> Iterator[Reader]:
+    opened: list[Watched] = []
+
+    def open_one(width: int = 1280, scheme: Any = "light") -> Watched:
+        opened.append(Watched(browser, width, scheme))
+        return opened[-1]
+
+    yield open_one
+    for watched in opened:
+        watched.context.close()
+
+
+def soups(site: Path) -> Iterator[tuple[Path, BeautifulSoup]]:
+    for path in sorted(site.rglob("*.html")):
+        if "_static" not in path.parts:
+            yield path, BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser")
+
+
+def test_every_notebook_has_a_page(site: Path) -> None:
+    for notebook in (ROOT / "notebooks").glob("*.ipynb"):
+        assert (site / "runs" / f"{notebook.stem}.html").is_file()
+    assert all((site / f"{page}.html").is_file() for page in PAGES)
+
+
+def test_no_link_inside_the_book_is_broken(site: Path) -> None:
+    parsed = dict(soups(site))
+    anchors = {path: {tag["id"] for tag in soup.find_all(id=True)} for path, soup in parsed.items()}
+    broken = []
+    for path, soup in parsed.items():
+        for tag in soup.find_all(href=True):
+            link = urlsplit(str(tag["href"]))
+            if link.scheme or link.netloc or path.name in {"search.html", "genindex.html"}:
+                continue
+            target = (path.parent / unquote(link.path)).resolve() if link.path else path
+            lost = target in anchors and link.fragment and unquote(link.fragment) not in anchors[target]
+            if not target.exists() or lost:
+                broken.append(f"{path.relative_to(site)} -> {tag['href']}")
+    assert not broken
+
+
+def test_every_picture_says_what_it_shows(site: Path) -> None:
+    pictures = 0
+    for path, soup in soups(site):
+        for image in soup.find_all("img"):
+            assert str(image.get("alt", "")).strip(), f"{path.name}: {image}"
+            assert not str(image["alt"]).endswith((".png", ".svg")), f"{path.name}: a file's name is no description"
+        for drawing in soup.find_all("svg"):
+            # an <svg> is described by itself or by what holds it, or is no more than an ornament
+            around = [drawing, *drawing.parents]
+            described = any(tag.get("aria-label") or tag.get("aria-hidden") == "true" for tag in around)
+            assert described, f"{path.name}: a drawing without a description"
+            pictures += 1
+    assert pictures > 4
+
+
+def test_nothing_is_loaded_from_another_host(site: Path) -> None:
+    for path, soup in soups(site):
+        loaded = [tag.get("src") or "" for tag in soup.find_all(["script", "img", "iframe"])]
+        loaded += [tag["href"] for tag in soup.find_all("link", rel=["stylesheet", "preload", "icon"])]
+        assert not [url for url in loaded if str(url).startswith(("http:", "https:", "//"))], path.name
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
+@pytest.mark.parametrize("origin", ["file", "server"])
+def test_a_page_reads_well(
+    page: str, width: int, scheme: str, origin: str, site: Path, address: str, reader: Reader
+) -> None:
+    watched = reader(width, scheme)
+    base = site.as_uri() if origin == "file" else address
+    watched.page.goto(f"{base}/{page}.html")
+    watched.page.wait_for_load_state("networkidle")
+    assert watched.outside(address) == []
+    assert watched.complaints == []
+    over = watched.page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+    assert over <= 0, f"the page scrolls sideways by {over} px"
+    assert watched.page.evaluate("document.documentElement.dataset.theme") == scheme
+    assert watched.page.locator("article h1").first.is_visible()
+
+
+@pytest.mark.browser
+def test_formulas_are_set(address: str, reader: Reader) -> None:
+    watched = reader()
+    watched.page.goto(f"{address}/method.html")
+    watched.page.wait_for_selector("mjx-container", timeout=15000)
+    assert watched.page.locator("mjx-container").count() >= 3
+    assert "\\mu" not in watched.page.locator("article").inner_text()
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize(("words", "page"), [("reference batch", "claims"), ("percentile bootstrap", "method")])
+def test_search_finds_a_page(words: str, page: str, address: str, reader: Reader) -> None:
+    watched = reader()
+    watched.page.goto(f"{address}/search.html?q={words}")
+    link = watched.page.locator(f"#search-results a[href*='{page}.html']").first
+    link.wait_for(timeout=15000)
+    assert watched.outside(address) == []
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("page", ["index", "runs/fashion_lenet"])
+def test_curves_are_switched_and_stepped_through_by_keyboard(page: str, site: Path, reader: Reader) -> None:
+    watched = reader()
+    watched.page.goto(f"{site.as_uri()}/{page}.html")
+    figure = watched.page.locator("figure[data-curves]").first
+    button = figure.locator("button[data-series='bn']")
+    line = figure.locator("svg [data-series='bn']").first
+    text = figure.locator(".nc-read")
+    assert button.get_attribute("aria-pressed") == "true"
+    assert line.is_visible()
+    assert "BN" in text.inner_text()
+    button.focus()
+    watched.page.keyboard.press("Enter")
+    assert button.get_attribute("aria-pressed") == "false"
+    assert not line.is_visible()
+    assert "BN" not in text.inner_text().replace("no norm", "")
+    watched.page.keyboard.press("Enter")
+    assert line.is_visible()
+    slider, cursor = figure.locator("input[type=range]"), figure.locator(".nc-cursor").first
+    before = (text.inner_text(), float(cursor.get_attribute("x1") or "nan"))
+    slider.focus()
+    watched.page.keyboard.press("Home")
+    after = (text.inner_text(), float(cursor.get_attribute("x1") or "nan"))
+    assert after[0] != before[0]
+    assert after[1] < before[1]
+    first = slider.get_attribute("aria-valuetext")
+    watched.page.keyboard.press("ArrowRight")
+    assert slider.get_attribute("aria-valuetext") != first
+    assert watched.complaints == []
+
+
+@pytest.mark.browser
+def test_without_a_script_the_numbers_are_there(site: Path, browser: Browser) -> None:
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(f"{site.as_uri()}/index.html")
+    figure = page.locator("figure[data-curves]").first
+    assert figure.locator(".nc-legend").inner_text().split("\n") == ["no norm", "BN"]
+    figure.locator("summary").click()
+    assert figure.locator("table tr").count() > 5
+    context.close()
