@@ -1,7 +1,8 @@
 // Curves: buttons switch lines on and off, a slider reads their values. Without this the figure is the same,
 // with its legend and its table.
 document.addEventListener("DOMContentLoaded", () => {
-  const number = (v) => Number(v.toPrecision(4)).toString();
+  const number = (v) => v.toPrecision(4);
+  const place = (v) => Number(v.toPrecision(3)).toString();
   for (const figure of document.querySelectorAll("figure[data-curves]")) {
     const { x, panels } = JSON.parse(figure.dataset.curves);
     const drawings = [...figure.querySelectorAll(".nc-panel svg")];
@@ -45,8 +46,8 @@ document.addEventListener("DOMContentLoaded", () => {
 
     function read() {
       const at = grid[slider.value];
-      output.textContent = number(at);
-      slider.setAttribute("aria-valuetext", `${x} ${number(at)}`);
+      output.textContent = place(at);
+      slider.setAttribute("aria-valuetext", `${x} ${place(at)}`);
       values.replaceChildren(...panels.map((panel, i) => {
         const [zero, unit] = panel.line;
         for (const end of ["x1", "x2"]) cursors[i].setAttribute(end, zero + unit * at);

@@ -74,7 +74,7 @@ class Judged:
         cells = ((p.says, f"{p.measured}: {p.effect:+.4f}", p.verdict) for p in self.parts)
         rows = "".join("<tr>" + "".join(f"<td>{html.escape(c)}</td>" for c in row) + "</tr>" for row in cells)
         titles = "".join(f'<th scope="col">{t}</th>' for t in ("part", "effect, 95 % interval", "verdict"))
-        return f"{head}<table><tr>{titles}</tr>{rows}</table>"
+        return f'{head}<table class="dataframe"><thead><tr>{titles}</tr></thead><tbody>{rows}</tbody></table>'
 
 
 def _finite(interval: Interval) -> dict[str, float | None]:

@@ -73,7 +73,11 @@ class Experiment:
         return {**self.parameters, **self.check(rows.get(name, {})), "profile": name}
 
     def check(self, changes: Mapping[str, Any]) -> dict[str, Any]:
-        """The changes, if every name is a parameter and every value of its type; integers pass as numbers."""
+        """The changes, if every name is a parameter and every value of its type and range.
+
+        The notebook's own value tells both: where that is positive, or a list that is not empty, so must be the
+        new one. Integers pass as numbers.
+        """
         checked = {}
         for name, value in changes.items():
             if name not in self.parameters:
@@ -84,6 +88,10 @@ class Experiment:
             if type(value) is not type(default):
                 wanted = f"of type {type(default).__name__}, such as {default!r}"
                 raise UsageError(f"{name} of {self.name} must be {wanted}, got {value!r}")
+            if _numbers(default) and min(_numbers(default)) > 0 and not (_numbers(value) and min(_numbers(value)) > 0):
+                raise UsageError(f"{name} of {self.name} must be positive, such as {default!r}, got {value!r}")
+            if default and not value and not isinstance(value, bool | str):
+                raise UsageError(f"{name} of {self.name} must not be empty, such as {default!r}")
             checked[name] = value
         return checked
 
@@ -114,6 +122,15 @@ class Experiment:
         if set(changes) - HOW:
             parameters["profile"] = "custom"
         return _execute(self, {**parameters, **changes}, output or paths.root() / "book" / f"{self.page}.ipynb")
+
+
+def _numbers(value: Any) -> list[float]:
+    """All numbers in a parameter: itself, or those in its lists and tables."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        return [number for item in value for number in _numbers(item)]
+    return [value] if isinstance(value, int | float) and not isinstance(value, bool) else []
 
 
 #: parameters that say how a notebook is run, not what it computes
@@ -147,7 +164,7 @@ def _execute(experiment: Experiment, parameters: dict[str, Any], output: Path) -
             papermill.execute_notebook(
                 experiment.notebook, temporary, parameters=parameters, kernel_name="python3",
                 language="python", cwd=str(paths.root()), progress_bar=False, log_output=False,
-                extra_arguments=["--IPKernelApp.log_level=40"],  # errors only
+                extra_arguments=["--IPKernelApp.log_level=50"],  # what fails is said below
             )  # fmt: skip
         except PapermillExecutionError as error:
             # what the lab refuses is said as the lab says it; any other failure names its cell

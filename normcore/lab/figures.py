@@ -17,7 +17,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from .stats import intervals
 
@@ -98,7 +98,7 @@ class Html(str):
 
 
 def show(figures: Figure | Sequence[Figure], *, alt: str, caption: str) -> Html:
-    """The panels of one figure, side by side where there is room.
+    """The panels of one figure, side by side where there is room, with the same vertical axis.
 
     Args:
         figures: made in :func:`panel`.
@@ -106,6 +106,10 @@ def show(figures: Figure | Sequence[Figure], *, alt: str, caption: str) -> Html:
         caption: what to look at.
     """
     panels = [figures] if isinstance(figures, Figure) else list(figures)
+    ends = [axes.get_ylim() for figure in panels for axes in figure.axes]
+    for figure in panels:
+        for axes in figure.axes:
+            axes.set_ylim(min(low for low, _ in ends), max(high for _, high in ends))
     return Html(_figure(_panels(panels, alt), caption))
 
 
@@ -218,6 +222,8 @@ def interactive_curves(
             numbers = draw_curves(axes, frame[frame["split"] == split], metric, by=by, x=x)
             axes.set(xlabel=x, ylabel=label, title=f"{split} {metric}")
             axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+            if metric == "loss":
+                _log_scale(axes)
         figures.append(figure)
         axes_list.append(axes)
         data.append((f"{split} {metric}", numbers))
@@ -229,6 +235,14 @@ def interactive_curves(
     ]
     payload = html.escape(json.dumps({"x": x, "panels": points}, separators=(",", ":"), allow_nan=False))
     return Html(_figure(body, caption, f' data-curves="{payload}"'))
+
+
+def _log_scale(axes: Axes) -> None:
+    """A logarithmic vertical axis with plain numbers, at 1, 2 and 5 times the powers of ten."""
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _pixels(axes: Axes) -> list[float]:

@@ -69,15 +69,14 @@ def ledger(judged: Sequence[Judged]) -> str:
     sources = read()["sources"]
     counts = {source: Counter(j.verdict for j in judged if j.source == source) for source in sources}
     total = Counter(j.verdict for j in judged)
-    rows = [[f"[{s}](#{s.lower()})", *(c[v] or "" for v in VERDICTS), c.total()] for s, c in counts.items()]
-    rows.append(["**all**", *(f"**{total[v]}**" for v in VERDICTS), f"**{total.total()}**"])
-    blocks = [_table(["document", *VERDICTS, "statements"], rows, "lrrrrrr")]
+    rows = [[_badge(v), *(c[v] or "" for c in counts.values()), total[v]] for v in VERDICTS]
+    rows.append(["**statements**", *(c.total() for c in counts.values()), f"**{total.total()}**"])
+    blocks = [_table(["verdict", *(f"[{s}](#{s.lower()})" for s in sources), "all"], rows, "lrrrrrr")]
     pages = {name: e.page for name, e in experiments().items()}
     for source, about in sources.items():
-        title = f"{about['title']} {{cite}}`{about['cite']}`"
         blocks += [
             f"({source.lower()})=\n## {source}: {about['title']}",
-            f"A {about['kind']}; {title}. {about['note']}",
+            f"A {about['kind']} {{cite}}`{about['cite']}`. {about['note']}",
         ]
         blocks += [_claim(j, pages) for j in judged if j.source == source]
     return "\n\n".join(blocks)
@@ -86,20 +85,8 @@ def ledger(judged: Sequence[Judged]) -> str:
 def _claim(judged: Judged, pages: dict[str, str]) -> str:
     lines = [f"**{judged.id}** {_badge(judged.verdict)} *{KINDS[judged.kind]}*", judged.statement]
     if judged.parts:
-        rows = [
-            [
-                p.says,
-                p.measured,
-                f"{p.effect.mean:+.4f}",
-                f"[{p.effect.low:+.4f}, {p.effect.high:+.4f}]",
-                p.seeds,
-                p.verdict,
-            ]
-            for p in judged.parts
-        ]
-        lines.append(
-            _table(["what must hold", "measured", "effect", "95 % interval", "seeds", "verdict"], rows, "llrrrl")
-        )
+        rows = [[p.says, f"{p.measured}: {p.effect:+.4f}", p.seeds, p.verdict] for p in judged.parts]
+        lines.append(_table(["what must hold", "measured, with 95 % interval", "seeds", "verdict"], rows, "llrl"))
     tail = [judged.note.strip(), f"{judged.reason.capitalize()}." if judged.reason else ""]
     if judged.experiment:
         shown = f", profile {judged.profile}" if judged.profile else ""

@@ -12,7 +12,15 @@ from normcore.lab.experiments import HOW, PROFILES, Experiment
 from normcore.lab.runs import Store
 
 ALL = sorted(experiments.experiments().values(), key=lambda e: e.name)
-HEAD = 'profile = "smoke"\nsteps = 4\nlr = 0.1\nshard = "1/1"\njobs = 1\ndevice = "cpu"\n'
+HEAD = """profile = "smoke"
+steps = 4
+lr = 0.1
+rates = {"adam": [0.1]}
+norms = ["bn"]
+shard = "1/1"
+jobs = 1
+device = "cpu"
+"""
 
 
 @pytest.mark.parametrize("experiment", ALL, ids=lambda e: e.name)
@@ -68,6 +76,11 @@ def test_parameters_are_read_without_running_them(tmp_path: Path) -> None:
         ({"steps": "many"}, "steps of a-trial must be of type int, such as 4, got 'many'"),
         ({"steps": True}, "steps of a-trial must be of type int"),
         ({"lr": "1e-3x"}, "lr of a-trial must be of type float"),
+        ({"steps": 0}, "steps of a-trial must be positive, such as 4, got 0"),
+        ({"lr": -0.1}, "lr of a-trial must be positive"),
+        ({"rates": {"adam": [0.1, 0]}}, "rates of a-trial must be positive"),
+        ({"rates": {}}, "rates of a-trial must be positive"),
+        ({"norms": []}, "norms of a-trial must not be empty"),
     ],
 )
 def test_bad_parameters_are_refused(tmp_path: Path, changes: dict[str, object], message: str) -> None:
