@@ -38,7 +38,7 @@ def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *w
             "parameter of fashion-lenet 'epoch': did you mean epochs",
         ),
         (["run", "fashion-lenet", "--set", "epochs=many"], "epochs of fashion-lenet must be of type int"),
-        (["run", "fashion-lenet", "--set", "epochs=0"], "epochs of fashion-lenet must be positive, such as 4, got 0"),
+        (["run", "fashion-lenet", "--set", "epochs=0"], "epochs of fashion-lenet must be positive, such as 3, got 0"),
         (["run", "fashion-lenet", "--set", "rates={adam: [-1]}"], "rates of fashion-lenet must be positive"),
         (["run", "fashion-lenet", "--set", "epochs"], "--set takes key=value, got 'epochs'"),
         (["run", "fashion-lenet", "--device", "gpu"], "unknown device 'gpu': one of auto, cpu, cuda"),
