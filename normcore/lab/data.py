@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from . import paths
-from .errors import DataError, UsageError, unknown
+from .errors import DataError, unknown
 from .files import write_json
 
 SPLITS = ("train", "test")
@@ -337,10 +337,3 @@ def _open(entry: Entry, size: int, folder: Path) -> Dataset | None:
         entry.name, size, meta["classes"], tuple(meta["mean"]), tuple(meta["std"]),
         splits["train"], splits["test"], meta["fingerprint"], meta["origin"],
     )  # fmt: skip
-
-
-def check_size(name: str, image_size: int) -> None:
-    """Refuse, before any work, a name or size that cannot be loaded."""
-    find(name)
-    if image_size < 1:
-        raise UsageError(f"image_size must be positive, got {image_size}")

@@ -10,7 +10,7 @@ import itertools
 import json
 import math
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -63,7 +63,7 @@ class RunConfig:
     def __post_init__(self) -> None:
         _check_types(self)
         object.__setattr__(self, "lr", float(self.lr))
-        for name in ("batch_size", "steps", "eval_every", "log_every"):
+        for name in ("image_size", "batch_size", "steps", "eval_every", "log_every"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} must be at least 1, got {getattr(self, name)}")
         for name in ("seed", "validation"):
@@ -71,13 +71,16 @@ class RunConfig:
                 raise UsageError(f"{name} must not be negative, got {getattr(self, name)}")
         if not (math.isfinite(self.lr) and self.lr > 0):
             raise UsageError(f"lr must be a positive number, got {self.lr}")
-        if self.optimizer not in OPTIMIZERS:
-            raise unknown("optimizer", self.optimizer, OPTIMIZERS)
-        if self.model not in models.MODELS:
-            raise unknown("model", self.model, models.MODELS)
-        if self.norm not in factory.NORMS:
-            raise unknown("norm", self.norm, factory.NORMS)
-        data.check_size(self.dataset, self.image_size)
+
+    def check_names(self) -> None:
+        """Refuse a data set, model, norm or optimizer that there is none of. Apart from the other checks, since
+        a result can be read where its data set is not known."""
+        known: dict[str, Collection[str]] = {
+            "dataset": data.registry(), "model": models.MODELS, "norm": factory.NORMS, "optimizer": OPTIMIZERS,
+        }  # fmt: skip
+        for name, names in known.items():
+            if getattr(self, name) not in names:
+                raise unknown("data set" if name == "dataset" else name, getattr(self, name), names)
 
     @property
     def evaluated_on(self) -> str:
@@ -190,8 +193,6 @@ class Store:
             return None
         try:
             return Run.from_json(json.loads(path.read_text(encoding="utf-8")))
-        except UsageError:
-            raise
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             aside = path.with_suffix(".json.corrupt")
             path.replace(aside)

@@ -84,6 +84,7 @@ def sweep(
             worker's); calling again goes on.
     """
     wanted = {config.key: config for config in configs}
+    _check(wanted.values())
     if jobs < 1:
         raise UsageError(f"jobs must be at least 1, got {jobs}")
     mine = [c for key, c in wanted.items() if shard is None or shard.holds(key)]
@@ -132,11 +133,17 @@ class Study:
     def run(self, configs: Iterable[RunConfig], stage: str = "main") -> list[Run]:
         """Note that the profile consists of these runs at this stage, do what is missing, return them all."""
         configs = list(configs)
+        _check(configs)
         self.store.index(self.profile, stage, [config.key for config in configs])
         return sweep(
             configs, self.store, device=self.device, jobs=self.jobs, fresh=self.fresh,
             shard=self.shard, deadline=self.deadline,
         )  # fmt: skip
+
+
+def _check(configs: Iterable[RunConfig]) -> None:
+    for config in configs:
+        config.check_names()
 
 
 # --- one run ---------------------------------------------------------------------------------------------

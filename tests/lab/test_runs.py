@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from normcore.lab.errors import UsageError
 from normcore.lab.files import replacing, write_json
 from normcore.lab.runs import Run, RunConfig, Store, curves, epochs, grid, table
+from normcore.lab.sweep import Study
 
 from .helpers import config, made_up
 
@@ -37,10 +38,6 @@ def test_a_field_at_its_default_does_not_enter_the_key() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"norm": "bm"}, "unknown norm 'bm': did you mean bn"),
-        ({"dataset": "digit"}, "unknown data set 'digit': did you mean digits"),
-        ({"model": "lenet"}, "unknown model 'lenet': did you mean lenet5"),
-        ({"optimizer": "adan"}, "unknown optimizer 'adan': did you mean adam"),
         ({"lr": 0.0}, "lr must be a positive number"),
         ({"lr": float("nan")}, "lr must be a positive number"),
         ({"lr": "fast"}, "lr must be of type float, got 'fast'"),
@@ -49,12 +46,33 @@ def test_a_field_at_its_default_does_not_enter_the_key() -> None:
         ({"seed": True}, "seed must be of type int, got True"),
         ({"seed": -1}, "seed must not be negative"),
         ({"norm_options": [1]}, "norm_options must be of type dict"),
-        ({"image_size": 0}, "image_size must be positive"),
+        ({"image_size": 0}, "image_size must be at least 1, got 0"),
     ],
 )
 def test_bad_values_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         config(**changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"norm": "bm"}, "unknown norm 'bm': did you mean bn"),
+        ({"dataset": "digit"}, "unknown data set 'digit': did you mean digits"),
+        ({"model": "lenet"}, "unknown model 'lenet': did you mean lenet5"),
+        ({"optimizer": "adan"}, "unknown optimizer 'adan': did you mean adam"),
+    ],
+)
+def test_unknown_names_are_refused_before_a_run_and_yet_readable(
+    store: Path, changes: dict[str, Any], message: str
+) -> None:
+    wrong = config(**changes)
+    with pytest.raises(UsageError, match=message):
+        Study("trial", "quick").run([config(), wrong])
+    assert not Store("trial").folder.exists()
+    run = dataclasses.replace(made_up("bn", 0, [1.0], [0.5]), config=wrong)
+    Store("trial").put(run)
+    assert Store("trial").get(run.key) == run
 
 
 def test_a_grid_is_every_combination_in_order() -> None:
