@@ -99,31 +99,32 @@ def test_a_time_budget_stops_inside_a_run_and_the_next_call_goes_on(jobs: int, s
     assert sweep([long()], shared, jobs=jobs)[0].curves == whole.curves
 
 
-def test_a_dead_worker_costs_one_run_and_not_the_sweep() -> None:
+def test_a_dead_worker_costs_one_run_and_not_the_sweep(store: Path) -> None:
     shared = Store("trial")
+    doomed = config(steps=20_000, log_every=10, eval_every=20_000)
+    lock = str(store.parent / "cache" / "locks" / f"{doomed.key}.lock")
 
-    def kill_the_first_worker() -> None:
-        for _ in range(600):
+    def kill_whoever_is_at_it() -> None:
+        for _ in range(1200):
             time.sleep(0.1)
-            at_work = [p for p in psutil.Process().children(recursive=True) if _spends(p) > 3]
-            if any(shared.folder.glob("*.json")) and at_work:
-                max(at_work, key=_spends).kill()
-                return
+            for process in psutil.Process().children(recursive=True):
+                if _holds(process, lock):
+                    process.kill()
+                    return
 
-    killer = threading.Thread(target=kill_the_first_worker)
+    killer = threading.Thread(target=kill_whoever_is_at_it)
     killer.start()
     with pytest.warns(UserWarning, match="its process died"), pytest.raises(SweepIncomplete, match="4 of 5 runs"):
-        sweep([config(steps=100_000, log_every=10, eval_every=100_000), *four()], shared, jobs=2)
+        sweep([doomed, *four()], shared, jobs=2)
     killer.join()
     assert all(shared.get(c.key) for c in four())
 
 
-def _spends(process: psutil.Process) -> float:
+def _holds(process: psutil.Process, path: str) -> bool:
     try:
-        times = process.cpu_times()
-        return float(times.user + times.system) if "spawn_main" in " ".join(process.cmdline()) else 0.0
+        return any(file.path == path for file in process.open_files())
     except psutil.Error:
-        return 0.0
+        return False
 
 
 _SCRIPT = """
