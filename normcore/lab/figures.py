@@ -93,6 +93,9 @@ def svg(figure: Figure, background: str | None = None) -> str:
 class Html(str):
     """Markup that a notebook displays as such."""
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}, {len(self)} characters>"
+
     def _repr_html_(self) -> str:
         return str(self)
 

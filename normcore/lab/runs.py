@@ -220,9 +220,9 @@ class Store:
         write_json(self.folder / "profiles" / f"{profile}.json", stages)
 
     def has(self, profile: str) -> bool:
-        """Whether every run of the profile is there."""
-        stages = self.profiles().get(profile)
-        return bool(stages) and all(self.path(k).is_file() for keys in (stages or {}).values() for k in keys)
+        """Whether every run of the profile is there, and readable."""
+        stages = self.profiles().get(profile, {})
+        return bool(stages) and all(self.get(key) is not None for keys in stages.values() for key in keys)
 
     def runs(self, profile: str, stage: str = "main") -> list[Run]:
         """The finished runs of a stage of a profile, in the order in which they were asked for."""

@@ -1,6 +1,5 @@
 """Notebooks: what they must look like, what they take, and how they are run."""
 
-import json
 from pathlib import Path
 
 import nbformat
@@ -10,6 +9,8 @@ from normcore.lab import experiments
 from normcore.lab.errors import LabError, SweepIncomplete, UsageError
 from normcore.lab.experiments import HOW, PROFILES, Experiment
 from normcore.lab.runs import Store
+
+from .helpers import made_up
 
 ALL = sorted(experiments.experiments().values(), key=lambda e: e.name)
 HEAD = """profile = "smoke"
@@ -134,7 +135,11 @@ def test_the_published_profile_is_the_best_that_is_complete(store: Path, tmp_pat
     assert experiment.published() == "smoke"
     results = Store("a-trial")
     results.index("quick", "main", [])
-    results.index("full", "main", ["0123"])
+    run = made_up("bn", 0, [1.0], [0.5])
+    results.index("full", "main", [run.key])
     assert experiment.published() == "quick"
-    results.path("0123").write_text(json.dumps({}))
+    results.put(run)
     assert experiment.published() == "full"
+    results.path(run.key).write_text("half a resu")
+    with pytest.warns(UserWarning, match="is not a result"):
+        assert experiment.published() == "quick"
