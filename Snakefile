@@ -25,8 +25,8 @@ localrules:
 
 
 def results(wildcards):
-    """The lists of runs that are there: new published results make the notebook be executed again."""
-    return sorted(map(str, Path("data/results", wildcards.name.replace("_", "-"), "profiles").glob("*.json")))
+    """The results that are there: new ones make the notebook be executed again."""
+    return sorted(map(str, Path("data/results", wildcards.name.replace("_", "-")).rglob("*.json")))
 
 
 def parts(name, round):
@@ -78,7 +78,7 @@ rule notebook:
     resources:
         gpu=1,
     shell:
-        "normcore run {params.experiment} --profile {params.profile} --jobs {params.jobs}"
+        "normcore run {params.experiment} --profile {params.profile} --jobs {params.jobs} --to book/runs"
 
 
 rule pages:

@@ -111,8 +111,9 @@ def run(
     jobs: Annotated[int, typer.Option(min=1, help="Runs side by side; on a CPU one thread each.")] = 1,
     shard: Annotated[str, typer.Option(help="i/n: do the i-th of n parts only.")] = "1/1",
     time_budget: Annotated[str, typer.Option(help="Stop cleanly after 90s, 9m or 1.5h; the next call goes on.")] = "",
+    to: Annotated[Path, typer.Option(help="Folder for the executed notebooks.")] = Path("_build/runs"),
 ) -> None:
-    """Run experiments by papermill; the executed notebooks go to book/runs."""
+    """Run experiments by papermill. Results go to the store, the executed notebooks to _build/runs."""
     from .experiments import PROFILES, PUBLISHED, experiments, find
     from .provenance import choose_device
     from .sweep import Shard, parse_seconds
@@ -132,7 +133,8 @@ def run(
     stopped = None
     for experiment in chosen:
         try:
-            console.print(f"{experiment.name}: {experiment.run(profile, {**what, **how})}")
+            output = experiment.run(profile, {**what, **how}, to / experiment.notebook.name)
+            console.print(f"{experiment.name}: {output}")
         except SweepIncomplete as error:
             stopped = error
             console.print(f"{experiment.name}: {error}")

@@ -109,7 +109,7 @@ class Experiment:
             profile: one of ``PROFILES``, or ``published``.
             changes: parameters that differ from the profile's. If one of them changes what is computed, the
                 runs are listed under the profile ``custom``, so that no published list is touched.
-            output: where the executed copy goes; ``book/runs/`` by default.
+            output: where the executed copy goes; ``_build/runs/`` by default.
 
         Raises:
             UsageError: unknown profile or parameter, a value of the wrong type or range.
@@ -121,7 +121,8 @@ class Experiment:
         changes = self.check(changes or {})
         if set(changes) - HOW:
             parameters["profile"] = "custom"
-        return _execute(self, {**parameters, **changes}, output or paths.root() / "book" / f"{self.page}.ipynb")
+        output = output or paths.root() / "_build" / "runs" / self.notebook.name
+        return _execute(self, {**parameters, **changes}, output)
 
 
 def _numbers(value: Any) -> list[float]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from normcore.lab.errors import UsageError
@@ -23,6 +23,7 @@ def test_the_key_is_stable_across_releases() -> None:
     assert config(norm_options={"momentum": 0.2}).key == "8fd5dff0463628a4"
 
 
+@settings(deadline=None)
 @given(st.sampled_from(["lr", "batch_size", "steps", "seed", "eval_every", "log_every"]), st.integers(1, 50))
 def test_the_key_changes_with_every_field(name: str, more: int) -> None:
     first = config()
