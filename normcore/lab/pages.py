@@ -19,7 +19,7 @@ from .files import write_text
 from .runs import Run, Store, curves, table
 from .stats import mean_interval
 
-_BADGES = dict(zip(VERDICTS, ("success", "danger", "warning", "muted", "light"), strict=True))
+_BADGES = dict(zip(VERDICTS, ("success", "danger", "warning", "muted", "muted-line"), strict=True))
 
 
 def generate() -> list[Path]:
