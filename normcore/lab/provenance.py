@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from .. import __version__
 from . import paths
 from .errors import LabError, UsageError
 
@@ -60,7 +61,7 @@ def commit() -> str:
 def versions() -> dict[str, str]:
     """Python's and the packages' that a result can depend on."""
     return {"python": platform.python_version(), "torch": torch.__version__, "numpy": version("numpy"),
-            "normcore": version("normcore")}  # fmt: skip
+            "normcore": __version__}  # fmt: skip
 
 
 def provenance(device: torch.device) -> dict[str, Any]:
