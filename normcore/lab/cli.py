@@ -13,7 +13,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from .errors import LabError, SweepIncomplete, UsageError
+from .errors import LabError, ShardDone, SweepIncomplete, UsageError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
                   help="Run the experiments on normalization layers, and read what they measured.")  # fmt: skip
@@ -37,8 +37,6 @@ def main() -> None:
         app()
     except UsageError as error:
         _fail(error, 2)
-    except SweepIncomplete as error:
-        _fail(error, 3)
     except LabError as error:
         _fail(error, 1)
     except KeyboardInterrupt:
@@ -130,16 +128,18 @@ def run(
         raise unknown("profile", profile, (*PROFILES, PUBLISHED))
     for experiment in chosen:  # everything is checked before anything is run
         experiment.check({**what, **how})
-    stopped = None
+    stopped = False
     for experiment in chosen:
         try:
             output = experiment.run(profile, {**what, **how}, to / experiment.notebook.name)
             console.print(f"{experiment.name}: {output}")
+        except ShardDone as error:
+            console.print(str(error))
         except SweepIncomplete as error:
-            stopped = error
-            console.print(f"{experiment.name}: {error}")
-    if stopped and shard == "1/1":
-        raise stopped
+            stopped = True
+            print(error, file=sys.stderr)
+    if stopped:
+        raise typer.Exit(3)
 
 
 @app.command()

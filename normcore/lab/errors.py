@@ -20,6 +20,10 @@ class SweepIncomplete(LabError):
     """A sweep stopped before all its runs were there; what was measured is kept, the next call goes on."""
 
 
+class ShardDone(SweepIncomplete):
+    """A shard has done its part; the runs that are missing are the other shards'."""
+
+
 def unknown(what: str, name: str, known: Iterable[str]) -> UsageError:
     """A :class:`UsageError` that names the closest valid names, or all where none is close."""
     known = sorted(known)

@@ -16,7 +16,7 @@ import nbformat
 import yaml
 
 from . import paths
-from .errors import DataError, LabError, SweepIncomplete, UsageError, unknown
+from .errors import DataError, LabError, ShardDone, SweepIncomplete, UsageError, unknown
 from .files import replacing
 from .runs import Store
 
@@ -113,7 +113,8 @@ class Experiment:
 
         Raises:
             UsageError: unknown profile or parameter, a value of the wrong type or range.
-            SweepIncomplete: the time budget ended, or the notebook ran a shard.
+            ShardDone: the notebook did its shard of a sweep and stopped there.
+            SweepIncomplete: the time budget ended, or a run failed.
             LabError: a cell failed.
         """
         profile = self.published() if profile == PUBLISHED else profile
@@ -151,6 +152,9 @@ def find(name: str) -> Experiment:
     return known[name]
 
 
+_SAID: tuple[type[LabError], ...] = (UsageError, DataError, SweepIncomplete, ShardDone)
+
+
 def _execute(experiment: Experiment, parameters: dict[str, Any], output: Path) -> Path:
     import papermill
     from papermill.exceptions import PapermillExecutionError
@@ -169,7 +173,7 @@ def _execute(experiment: Experiment, parameters: dict[str, Any], output: Path) -
             )  # fmt: skip
         except PapermillExecutionError as error:
             # what the lab refuses is said as the lab says it; any other failure names its cell
-            known: dict[str, type[LabError]] = {e.__name__: e for e in (UsageError, DataError, SweepIncomplete)}
+            known: dict[str, type[LabError]] = {e.__name__: e for e in _SAID}
             if error.ename in known:
                 raise known[error.ename](error.evalue) from None
             where = f"{experiment.notebook.name}, cell {error.exec_count}"

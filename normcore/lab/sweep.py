@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from . import data, paths
-from .errors import LabError, SweepIncomplete, UsageError
+from .errors import LabError, ShardDone, SweepIncomplete, UsageError
 from .provenance import choose_device
 from .runs import Run, RunConfig, Store
 from .training import OutOfTime, train
@@ -80,8 +80,9 @@ def sweep(
 
     Raises:
         UsageError, DataError: before anything is run.
-        SweepIncomplete: if some runs are not there in the end (another shard's, the budget's, a dead
-            worker's); calling again goes on.
+        ShardDone: if all that is missing belongs to other shards.
+        SweepIncomplete: if runs are missing for another reason (the budget, a dead worker); calling again
+            goes on.
     """
     wanted = {config.key: config for config in configs}
     _check(wanted.values())
@@ -99,8 +100,9 @@ def sweep(
     missing = found.count(None)
     if missing:
         where = f"{len(wanted) - missing} of {len(wanted)} runs of {store.experiment} are there"
-        reason = "; ".join(dict.fromkeys(problems)) or "the rest belongs to other shards"
-        raise SweepIncomplete(f"{where}; {reason}. Run it again to go on.")
+        if not problems:
+            raise ShardDone(f"{where}; the rest belongs to other shards")
+        raise SweepIncomplete(f"{where}; {'; '.join(dict.fromkeys(problems))}. Run it again to go on.")
     return [run for run in found if run]
 
 

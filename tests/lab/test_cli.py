@@ -121,11 +121,13 @@ def test_what_is_there_is_listed(monkeypatch: pytest.MonkeyPatch, capsys: pytest
 
 
 def test_an_experiment_runs_from_the_command_line(store: Path) -> None:
-    """The smoke profile whole, with two runs side by side; a time budget that is too short; and going on."""
+    """The smoke profile whole, with two runs side by side; a time budget that is too short; a shard; and going on."""
     command = [sys.executable, "-m", "normcore.lab.cli", "run", "fashion-lenet"]
     short = subprocess.run([*command, "--time-budget", "0.01s"], capture_output=True, text=True)
     assert short.returncode == 3, short.stderr
     assert "Run it again to go on." in short.stderr
+    half = subprocess.run([*command, "--shard", "1/2"], capture_output=True, text=True)
+    assert (half.returncode, "belongs to other shards" in half.stdout) == (0, True), half.stderr
     done = subprocess.run([*command, "--set", "epochs=1", "--jobs", "2"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert len(Store("fashion-lenet").runs("custom")) == 6

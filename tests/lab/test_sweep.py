@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from normcore.lab import runs as runs_module
-from normcore.lab.errors import SweepIncomplete, UsageError
+from normcore.lab.errors import ShardDone, SweepIncomplete, UsageError
 from normcore.lab.runs import RunConfig, Store
 from normcore.lab.sweep import Shard, Study, parse_seconds, sweep
 
@@ -62,7 +62,7 @@ def test_shards_share_the_work_and_the_store(store: Path) -> None:
     assert sorted(k for part in parts for k in part) == sorted(c.key for c in wanted)
     shared = Store("trial")
     for number in (1, 2):
-        with pytest.raises(SweepIncomplete, match="belongs to other shards"):
+        with pytest.raises(ShardDone, match="belongs to other shards"):
             sweep(wanted, shared, shard=Shard(number, 3))
     assert {p.stem for p in shared.folder.glob("*.json")} == {*parts[0], *parts[1]}
     assert len(sweep(wanted, shared, shard=Shard(3, 3))) == 6
