@@ -24,7 +24,7 @@ book: $(DONE)
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/snakemake --profile profiles/default --config profile=$(PROFILE) jobs=$(JOBS)
 
 test: lint
-	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest -n 2 --dist loadscope
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest -n 2
 
 lint: $(DONE)
 	$(BIN)/ruff check .

@@ -130,4 +130,4 @@ def test_an_experiment_runs_from_the_command_line(store: Path) -> None:
     assert (half.returncode, "belongs to other shards" in half.stdout) == (0, True), half.stderr
     done = subprocess.run([*command, "--set", "epochs=1", "--jobs", "2"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert len(Store("fashion-lenet").runs("custom")) == 6
+    assert len(Store("fashion-lenet").runs("custom")) == 4
