@@ -103,10 +103,10 @@ rule mathjax:
         import shutil
         from importlib.metadata import distribution
 
-        parts = ("/tex-chtml.js", "/output/chtml/fonts/woff-v2/")
+        wanted = ("/tex-chtml.js", "/output/chtml/fonts/woff-v2/")
         for file in distribution("sphinx-mathjax-offline").files:
             _, found, inside = str(file).partition("static/mathjax/")
-            if found and f"/{inside}".startswith(parts):
+            if found and f"/{inside}".startswith(wanted):
                 target = Path(MATHJAX).parent / inside
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(file.locate(), target)

@@ -113,10 +113,7 @@ def _mixed(mix: Mix, x: Tensor, mean: Tensor, var: Tensor, *parameters: Tensor |
 def _composite(x: Tensor, mix: Mix, *parameters: Tensor | None) -> tuple[Tensor, ...]:
     """The same by plain differentiable operations: for torch.compile and for higher derivatives."""
     wide = x.to(_table_dtype(x))
-    if x.dim() == 2:
-        mean, var = wide, torch.zeros_like(wide)
-    else:
-        var, mean = torch.var_mean(wide, dim=tuple(range(2, x.dim())), correction=0)
+    mean, var = moments(wide)
     scale, shift, statistics = _mixed(mix, x, mean, var, *parameters)
     return ((wide * _over(scale, x) + _over(shift, x)).to(x.dtype), *statistics)
 
@@ -183,7 +180,7 @@ def _differentiable_backward(ctx: Any, x: Tensor, parameters: list[Tensor | None
         parameters = [p if p is None else p.view_as(p) for p in parameters]
         y = _composite(x, ctx.mix, *parameters)[0]
     slots = [x, None, *parameters]
-    wanted = [t for t, needed in zip(slots, ctx.needs_input_grad, strict=True) if needed and t is not None]
-    found = iter(torch.autograd.grad(y, wanted, dy, create_graph=True, allow_unused=True))
-    needed = zip(slots, ctx.needs_input_grad, strict=True)
-    return tuple(next(found) if need and t is not None else None for t, need in needed)
+    wanted = {i: t for i, t in enumerate(slots) if t is not None and ctx.needs_input_grad[i]}
+    found = torch.autograd.grad(y, list(wanted.values()), dy, create_graph=True, allow_unused=True)
+    gradients = dict(zip(wanted, found, strict=True))
+    return tuple(gradients.get(i) for i in range(len(slots)))

@@ -15,7 +15,7 @@ import yaml
 from . import paths
 from .errors import LabError, UsageError, unknown
 from .experiments import find
-from .runs import Run, Store
+from .runs import Run
 from .stats import Interval, mean_interval, paired_difference
 
 SUPPORTED, REFUTED, INCONCLUSIVE = "supported", "refuted", "inconclusive"
@@ -96,12 +96,12 @@ def values(claim: str) -> dict[str, list[float]]:
 
 def judge_all() -> list[Judged]:
     """Every statement, judged by the published results."""
+    entries = read()["claims"]
+    names = {entry["experiment"] for entry in entries if "experiment" in entry}
+    published = {name: find(name).published_runs() for name in names}  # read once, however many judge them
     judged = []
-    for entry in read()["claims"]:
-        name = entry.get("experiment", "")
-        profile = find(name).published() if name else ""
-        store = Store(name) if name else None
-        runs = store.runs(profile) if store and store.has(profile) else []
+    for entry in entries:
+        profile, runs = published.get(entry.get("experiment"), ("", []))
         judged.append(_judge(entry, runs, profile))
     return judged
 

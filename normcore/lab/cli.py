@@ -112,7 +112,7 @@ def run(
     to: Annotated[Path, typer.Option(help="Folder for the executed notebooks.")] = Path("_build/runs"),
 ) -> None:
     """Run experiments by papermill. Results go to the store, the executed notebooks to _build/runs."""
-    from .experiments import PROFILES, PUBLISHED, experiments, find
+    from .experiments import experiments, find
     from .provenance import choose_device
     from .sweep import Shard, parse_seconds
 
@@ -122,11 +122,8 @@ def run(
     choose_device(device)
     Shard.parse(shard)
     parse_seconds(time_budget)
-    if profile not in (*PROFILES, PUBLISHED):
-        from .errors import unknown
-
-        raise unknown("profile", profile, (*PROFILES, PUBLISHED))
     for experiment in chosen:  # everything is checked before anything is run
+        experiment.profile(profile)
         experiment.check({**what, **how})
     stopped = False
     for experiment in chosen:
@@ -152,7 +149,7 @@ def results(
 ) -> None:
     """One row a run of an experiment: configuration, final metrics, time, device."""
     from .errors import unknown
-    from .experiments import PUBLISHED, find
+    from .experiments import CUSTOM, PROFILES, PUBLISHED, find
     from .runs import Store, table
 
     experiment = find(name)
@@ -160,7 +157,7 @@ def results(
     store = Store(name)
     stages = store.profiles().get(profile)
     if stages is None:
-        if profile in store.profiles() or profile in ("smoke", "quick", "full", "custom"):
+        if profile in (*PROFILES, CUSTOM):
             raise LabError(f"{name} has no results of profile {profile}: normcore run {name} --profile {profile}")
         raise unknown("profile", profile, store.profiles())
     if stage not in stages:

@@ -18,10 +18,11 @@ import yaml
 from . import paths
 from .errors import DataError, LabError, ShardDone, SweepIncomplete, UsageError, unknown
 from .files import replacing
-from .runs import Store
+from .runs import Run, Store
 
 PROFILES = ("smoke", "quick", "full")
 PUBLISHED = "published"  # the best profile whose results are all there
+CUSTOM = "custom"  # runs with parameters that are no profile's
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,7 @@ class Experiment:
 
     def profile(self, name: str) -> dict[str, Any]:
         """The parameters of a profile: the notebook's own, with what the profile changes."""
+        name = self.published() if name == PUBLISHED else name
         if name not in PROFILES:
             raise unknown("profile", name, (*PROFILES, PUBLISHED))
         path = self.notebook.with_suffix(".yaml")
@@ -100,6 +102,11 @@ class Experiment:
         store = Store(self.name)
         return next((profile for profile in reversed(PROFILES) if store.has(profile)), "smoke")
 
+    def published_runs(self) -> tuple[str, list[Run]]:
+        """The published profile and the runs of its comparison; none where no profile is complete."""
+        store, profile = Store(self.name), self.published()
+        return profile, store.runs(profile) if store.has(profile) else []
+
     def run(
         self, profile: str = PUBLISHED, changes: Mapping[str, Any] | None = None, output: Path | None = None
     ) -> Path:
@@ -117,11 +124,10 @@ class Experiment:
             SweepIncomplete: the time budget ended, or a run failed.
             LabError: a cell failed.
         """
-        profile = self.published() if profile == PUBLISHED else profile
         parameters = self.profile(profile)
         changes = self.check(changes or {})
         if set(changes) - HOW:
-            parameters["profile"] = "custom"
+            parameters["profile"] = CUSTOM
         output = output or paths.root() / "_build" / "runs" / self.notebook.name
         return _execute(self, {**parameters, **changes}, output)
 

@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 
 from . import figures, paths
 from .claims import KINDS, NOT_MEASURED, VERDICTS, Judged, judge_all, read
-from .experiments import Experiment, experiments
+from .experiments import Experiment, experiments, find
 from .files import write_text
 from .runs import Run, Store, curves, table
 from .stats import mean_interval
@@ -154,13 +154,6 @@ def _run_facts(runs: Sequence[Run]) -> list[list[str]]:
 _LEAD = "fashion-lenet"  # the experiment that the start page shows
 
 
-def _lead_runs() -> tuple[str, list[Run]]:
-    experiment = experiments().get(_LEAD)
-    profile = experiment.published() if experiment else ""
-    store = Store(_LEAD)
-    return profile, store.runs(profile) if store.has(profile) else []
-
-
 def summary(judged: Sequence[Judged]) -> str:
     """What was found so far: counts, the judged statements, and one figure."""
     counts = Counter(j.verdict for j in judged)
@@ -170,7 +163,7 @@ def summary(judged: Sequence[Judged]) -> str:
     if measured:
         rows = [[f"[{j.id}](#{j.id.lower()})", j.statement, _badge(j.verdict)] for j in measured]
         blocks.append(_table(["", "statement", "verdict"], rows))
-    profile, runs = _lead_runs()
+    profile, runs = find(_LEAD).published_runs()
     if runs:
         blocks += [_lead_words(profile, runs), _raw(_lead_figure(runs))]
     return "\n\n".join(blocks)
@@ -208,7 +201,7 @@ def _raw(markup: str) -> str:
 
 def overview_svg() -> str:
     """The README's picture: test accuracy by epoch of the lead experiment; empty before it has results."""
-    _, runs = _lead_runs()
+    _, runs = find(_LEAD).published_runs()
     if not runs:
         return ""
     frame = curves(runs)

@@ -179,9 +179,9 @@ class Run:
 class Store:
     """The results of one experiment, and the list of runs that each of its profiles is made of."""
 
-    def __init__(self, experiment: str, folder: Path | None = None) -> None:
+    def __init__(self, experiment: str) -> None:
         self.experiment = experiment
-        self.folder = (folder or paths.results()) / experiment
+        self.folder = paths.results() / experiment
 
     def path(self, key: str) -> Path:
         return self.folder / f"{key}.json"
@@ -194,9 +194,7 @@ class Store:
         try:
             return Run.from_json(json.loads(path.read_text(encoding="utf-8")))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            aside = path.with_suffix(".json.corrupt")
-            path.replace(aside)
-            warnings.warn(f"{path} is not a result ({error}); set aside as {aside.name}", stacklevel=2)
+            _set_aside(path, f"not a result ({error})")
             return None
 
     def put(self, run: Run) -> None:
@@ -208,10 +206,8 @@ class Store:
         for path in sorted((self.folder / "profiles").glob("*.json")):
             try:
                 found[path.stem] = dict(json.loads(path.read_text(encoding="utf-8")))
-            except ValueError as error:
-                aside = path.with_suffix(".json.corrupt")
-                path.replace(aside)
-                warnings.warn(f"{path} is not an index ({error}); set aside as {aside.name}", stacklevel=2)
+            except (ValueError, TypeError) as error:
+                _set_aside(path, f"not an index ({error})")
         return found
 
     def index(self, profile: str, stage: str, keys: Iterable[str]) -> None:
@@ -228,6 +224,12 @@ class Store:
         """The finished runs of a stage of a profile, in the order in which they were asked for."""
         keys = self.profiles().get(profile, {}).get(stage, [])
         return [run for run in map(self.get, keys) if run]
+
+
+def _set_aside(path: Path, why: str) -> None:
+    aside = path.with_suffix(".json.corrupt")
+    path.replace(aside)
+    warnings.warn(f"{path} is {why}; set aside as {aside.name}", stacklevel=3)
 
 
 def table(runs: Iterable[Run]) -> pd.DataFrame:

@@ -144,7 +144,8 @@ class Study:
 
 
 def _check(configs: Iterable[RunConfig]) -> None:
-    for config in configs:
+    """Each combination of names once: a sweep has many runs and few names."""
+    for config in {(c.dataset, c.model, c.norm, c.optimizer): c for c in configs}.values():
         config.check_names()
 
 

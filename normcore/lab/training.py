@@ -2,6 +2,7 @@
 
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -50,8 +51,6 @@ class Images:
 
 
 def _as_tensor(images: Any) -> Tensor:
-    import warnings
-
     with warnings.catch_warnings():  # the mapped array is read-only, and nothing here writes to it
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         return torch.from_numpy(images)
