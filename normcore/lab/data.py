@@ -141,8 +141,11 @@ def where(entry: Entry) -> tuple[str, str]:
     """(state, how to get it) of a data set, without loading anything: for ``normcore data``."""
     if entry.embedded:
         return "embedded", "comes with scikit-learn"
-    if _local_files(entry) is not None:
-        return "NORMCORE_DATA", "found"
+    try:
+        if _local_files(entry) is not None:
+            return "NORMCORE_DATA", "found"
+    except DataError as error:
+        return "incomplete", str(error)
     sizes = sorted((paths.cache() / "datasets").glob(f"{entry.name}-*/meta.json"))
     if sizes:
         return "cache", "decoded at " + ", ".join(f"{p.parent.name.rpartition('-')[2]} px" for p in sizes)
@@ -246,6 +249,9 @@ def _decode(
     pixels: dict[str, list[NDArray[np.uint8]]] = {split: [] for split in SPLITS}
     labels: dict[str, list[int]] = {split: [] for split in SPLITS}
     for split, source, label, place in rows:
+        if not isinstance(label, int) or label < 0 or (entry.classes and label >= entry.classes):
+            limit = f"below {entry.classes}" if entry.classes else "from 0"
+            raise DataError(f"{place}: the label must be an integer {limit}, got {label!r}")
         pixels[split].append(_image(source, size, place))
         labels[split].append(label)
     for split in SPLITS:

@@ -116,6 +116,28 @@ def test_a_missing_column_or_shard_is_named(tmp_path: Path, monkeypatch: pytest.
         data.load("noise", 14)
 
 
+@pytest.mark.parametrize("label", ["cat", None, -1, 1.5])
+def test_a_label_that_is_none_is_named(label: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    folder = write_pictures(tmp_path / "data" / "noise")
+    monkeypatch.setenv("NORMCORE_DATA", str(tmp_path / "data"))
+    pictures = pq.read_table(folder / "train.parquet")["image"].slice(0, 1)
+    pq.write_table(pa.table({"image": pictures, "label": [label]}), folder / "train.parquet")
+    with pytest.raises(DataError, match=r"train\.parquet, row 0: the label must be an integer"):
+        data.load("noise", 14)
+
+
+def test_an_incomplete_folder_is_listed_with_what_it_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_pictures(tmp_path / "data" / "mnist")
+    (folder / "test.parquet").unlink()
+    monkeypatch.setenv("NORMCORE_DATA", str(tmp_path / "data"))
+    state, how = data.where(data.find("mnist"))
+    assert state == "incomplete"
+    assert "test*.parquet" in how
+
+
 def test_a_file_with_too_few_images_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_pictures(tmp_path / "data" / "mnist")
     monkeypatch.setenv("NORMCORE_DATA", str(tmp_path / "data"))
