@@ -3,7 +3,7 @@
 from . import claims
 from .claims import judge
 from .figures import draw_against, draw_settings, interactive_curves, show, tabulate
-from .runs import RunConfig, Store, curves, epochs, grid, table
+from .runs import RunConfig, Store, curves, epochs, grid, measured_on, table
 from .stats import best, intervals, mean_interval, paired_difference
 from .sweep import Study
 
@@ -22,6 +22,7 @@ __all__ = [
     "intervals",
     "judge",
     "mean_interval",
+    "measured_on",
     "paired_difference",
     "show",
     "table",

@@ -16,7 +16,7 @@ from . import figures, paths
 from .claims import KINDS, NOT_MEASURED, VERDICTS, Judged, judge_all, read
 from .experiments import Experiment, experiments, find
 from .files import write_text
-from .runs import Run, Store, curves, table
+from .runs import Run, Store, curves, measured_on, table
 from .stats import mean_interval
 
 _BADGES = dict(zip(VERDICTS, ("success", "danger", "warning", "muted", "muted-line"), strict=True))
@@ -179,10 +179,9 @@ def _lead_words(profile: str, runs: Sequence[Run]) -> str:
         interval = mean_interval(group["test_accuracy"])
         parts.append(f"{interval:.4f} ({figures.STYLES[str(name)].label}, {len(group)} seeds)")
     dataset = ", ".join(sorted(set(rows["dataset"])))
-    return (
-        f"LeNet-5 on `{dataset}` (profile `{profile}`), test accuracy at the end of training, mean and 95 % interval: "
-        + ", ".join(parts) + "."
-    )  # fmt: skip
+    setting = f"profile `{profile}`, {measured_on(runs)}"
+    what = "test accuracy at the end of training, mean and 95 % interval"
+    return f"LeNet-5 on `{dataset}` ({setting}), {what}: {', '.join(parts)}."
 
 
 def _lead_figure(runs: Sequence[Run]) -> str:

@@ -245,6 +245,14 @@ def table(runs: Iterable[Run]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def measured_on(runs: Iterable[Run]) -> str:
+    """In words, what the runs were measured with: ``10 runs on AMD EPYC, torch 2.13.0``."""
+    runs = list(runs)
+    devices = ", ".join(sorted({run.provenance["device_name"] for run in runs}))
+    versions = ", ".join(sorted({run.provenance["versions"]["torch"] for run in runs}))
+    return f"{len(runs)} runs on {devices}, torch {versions}"
+
+
 def curves(runs: Iterable[Run]) -> pd.DataFrame:
     """One row a point of a curve: the run's configuration, ``split``, ``step``, ``samples`` and ``epoch``
     seen by then, and each metric in a column of its own."""

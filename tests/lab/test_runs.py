@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from normcore.lab.errors import UsageError
 from normcore.lab.files import replacing, write_json
-from normcore.lab.runs import Run, RunConfig, Store, curves, epochs, grid, table
+from normcore.lab.runs import Run, RunConfig, Store, curves, epochs, grid, measured_on, table
 from normcore.lab.sweep import Study
 
 from .helpers import config, made_up
@@ -170,6 +170,11 @@ def test_tables_and_curves_are_tidy() -> None:
     assert len(points) == 4 * 2 * 2
     last = points.iloc[-1]
     assert (last["split"], last["epoch"], last["samples"]) == ("test", 2.0, 20 * 32)
+
+
+def test_what_runs_were_measured_with_is_said_in_words() -> None:
+    runs = [made_up("bn", seed, [1.0], [0.5]) for seed in range(3)]
+    assert measured_on(runs) == "3 runs on a CPU, torch 2"
 
 
 def test_a_run_is_plain_json() -> None:
