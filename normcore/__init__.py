@@ -1,8 +1,55 @@
 """Normalization layers for PyTorch on one fused engine: moments, mix, apply."""
 
 from .factory import NORMS, make_norm
-from .functional import fused_norm, moments, pool
-from .layers import BatchNorm, Norm
+from .functional import affine, fused_norm, moments, pool, set_engine
+from .layers import (
+    BatchNorm,
+    BatchRenorm,
+    ChannelLayerNorm,
+    ClipSchedule,
+    FullNormBB,
+    FullNormBL,
+    GroupNorm,
+    InstanceNorm,
+    LayerNorm,
+    LocalResponseNorm,
+    Norm,
+    ReferenceBatchNorm,
+    RMSNorm,
+    RunningNorm,
+    SwitchableNorm,
+    VirtualBatchNorm,
+    reference_pass,
+)
+from .models import convert_norms, freeze_norms, recalibrate
 
-__all__ = ["NORMS", "BatchNorm", "Norm", "fused_norm", "make_norm", "moments", "pool"]
+__all__ = [
+    "NORMS",
+    "BatchNorm",
+    "BatchRenorm",
+    "ChannelLayerNorm",
+    "ClipSchedule",
+    "FullNormBB",
+    "FullNormBL",
+    "GroupNorm",
+    "InstanceNorm",
+    "LayerNorm",
+    "LocalResponseNorm",
+    "Norm",
+    "RMSNorm",
+    "ReferenceBatchNorm",
+    "RunningNorm",
+    "SwitchableNorm",
+    "VirtualBatchNorm",
+    "affine",
+    "convert_norms",
+    "freeze_norms",
+    "fused_norm",
+    "make_norm",
+    "moments",
+    "pool",
+    "recalibrate",
+    "reference_pass",
+    "set_engine",
+]
 __version__ = "0.1.0"

@@ -1,62 +1,78 @@
 r"""The engine that every normalizer runs on: moments, mix, apply.
 
 A normalizer reads its input once for two small tables, does a few lines of algebra on them, and reads
-the input a second time to scale and shift it:
+the input a second time to centre, scale and shift it:
 
-1. **moments**: mean and biased variance over the spatial positions of every instance's channel,
+1. **moments**: mean and biased variance over the M spatial positions of every instance's channel,
    :math:`\mu_{nc}` and :math:`\sigma^2_{nc}`, two tables of shape (N, C);
-2. **mix**: differentiable algebra on those tables that yields a scale :math:`a` and a shift :math:`b`,
-   each broadcastable to (N, C). This step alone tells one normalizer from another;
-3. **apply**: :math:`y = a x + b`.
+2. **mix**: differentiable algebra on those tables that yields a center :math:`m`, a scale :math:`s` and a
+   shift :math:`t`, each broadcastable to (N, C). This step alone tells one normalizer from another;
+3. **apply**: :math:`y = s\,(x - m) + t`.
 
-The backward pass needs :math:`\sum dy` and :math:`\sum dy\,x` over the positions of every (n, c), one
-pass, hands them to autograd for the small tables, and writes :math:`dx = a\,dy + p\,x + q` in a second
-pass, with tables :math:`p, q` of shape (N, C).
+The backward pass reads the input once for two more tables, :math:`D = \sum dy` and
+:math:`A = \sum dy\,(x - \mu)` over the positions of every (n, c). They are all that the mix needs:
+
+.. math:: ds = A + (\mu - m)\,D, \qquad dm = -s\,D, \qquad dt = D,
+
+autograd takes these through the small tables to :math:`d\mu` and :math:`d\sigma^2`, and a second pass writes
+
+.. math:: dx = s\,dy + \frac{2\,d\sigma^2}{M}\,(x - \mu) + \frac{d\mu}{M}.
+
+Everything is centred, so nothing cancels, however far the data lie from zero.
 """
 
-from collections.abc import Callable
-from typing import Any
+import functools
+import types
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
-__all__ = ["fused_norm", "moments", "pool"]
+from . import kernels
+from .kernels import over, table_dtype
 
-# mix(mean, var, *parameters) -> (scale, shift, *statistics); see fused_norm
+__all__ = ["affine", "fused_norm", "moments", "pool", "set_engine"]
+
+# mix(mean, var, *parameters) -> (center, scale, shift, *statistics); see fused_norm
 Mix = Callable[..., tuple[Tensor, ...]]
 
 
-def moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    r"""Mean and biased variance over the spatial axes, for every instance and channel.
+def moments(x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    r"""Mean and biased variance over the spatial axes, for every instance and channel; differentiable.
 
     .. math:: \mu_{nc} = \frac1M \sum_i x_{nci}, \qquad \sigma^2_{nc} = \frac1M \sum_i (x_{nci} - \mu_{nc})^2
 
     Args:
         x: (N, C, *spatial) with M values a channel. Without spatial axes x is its own mean table.
+        mask: True where a position counts; broadcastable to (N, 1, *spatial). An instance without any such
+            position has mean and variance 0.
 
     Returns:
         Two tables (N, C) in float32, or in float64 if x is.
     """
-    x = x.to(_table_dtype(x))
-    if x.dim() == 2:
-        return x, torch.zeros_like(x)
+    x = x.to(table_dtype(x))
     spatial = tuple(range(2, x.dim()))
-    if torch.compiler.is_compiling() or x.requires_grad:
-        var, mean = torch.var_mean(x, dim=spatial, correction=0)
-        return mean, var
-    # channels_last: plain sums are fast there, the native kernels are not; and var_mean warns of empty input
-    if not x.is_contiguous() or x.numel() == 0:
-        mean = x.mean(spatial)
-        return mean, (x - _over(mean, x)).square_().mean(spatial)
-    # The native kernel takes the moments in one parallel pass, several times faster than var_mean on a
-    # CPU. With eps = 0 the inverse of the standard deviation that it returns loses nothing.
-    n, c = x.shape[:2]
-    _, mean, rstd = torch.native_group_norm(x, None, None, n, c, x[0, 0].numel(), c, 0.0)
-    return mean.view(n, c), rstd.view(n, c).square().reciprocal()
+    if mask is not None:
+        x = x.masked_fill(~mask, 0)
+        count = (mask.sum(spatial) if spatial else mask).clamp(min=1)
+        mean = (x.sum(spatial) if spatial else x) / count
+        squares = (x - over(mean, x)).square().masked_fill(~mask, 0)
+        return mean, (squares.sum(spatial) if spatial else squares) / count
+    if not spatial:
+        return x, torch.zeros_like(x)
+    if not traced() and not (torch.is_grad_enabled() and x.requires_grad):
+        return kernels.moments(kernels.dense(x))
+    if x.numel() == 0:  # var_mean warns of it
+        return x.mean(spatial), x.mean(spatial)
+    var, mean = torch.var_mean(x, dim=spatial, correction=0)
+    return mean, var
 
 
-def pool(mean: Tensor, var: Tensor, dim: int | tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    r"""Moments of a union of equally large parts, by the law of total variance; keeps the pooled axes.
+def pool(mean: Tensor, var: Tensor, dim: int | tuple[int, ...], count: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    r"""Moments of a union of parts, by the law of total variance; keeps the pooled axes.
 
     .. math:: \mu = E[\mu_i], \qquad \sigma^2 = E[\sigma^2_i] + E[(\mu_i - \mu)^2]
 
@@ -65,122 +81,222 @@ def pool(mean: Tensor, var: Tensor, dim: int | tuple[int, ...]) -> tuple[Tensor,
     Args:
         mean, var: tables of equal shape.
         dim: the axis or axes whose entries are pooled; 0 pools instances, 1 pools channels.
+        count: values in each part, broadcastable to the tables; without, all parts are equally large.
     """
-    total = mean.mean(dim, keepdim=True)
-    return total, var.mean(dim, keepdim=True) + (mean - total).square().mean(dim, keepdim=True)
+    if count is None:
+        between, total = torch.var_mean(mean, dim, correction=0, keepdim=True)
+        return total, var.mean(dim, keepdim=True) + between
+    share = count.expand_as(mean).to(mean.dtype)
+    share = share / share.sum(dim, keepdim=True).clamp(min=1)
+    total = (share * mean).sum(dim, keepdim=True)
+    return total, (share * (var + (mean - total).square())).sum(dim, keepdim=True)
 
 
-def fused_norm(x: Tensor, mix: Mix, *parameters: Tensor | None) -> tuple[Tensor, ...]:
-    r"""Normalize x by the scale and shift that ``mix`` makes of its moments.
+def fused_norm(x: Tensor, mix: Mix, *parameters: Tensor | None, mask: Tensor | None = None) -> tuple[Tensor, ...]:
+    r"""Normalize x by the center, scale and shift that ``mix`` makes of its moments.
 
     Args:
         x: (N, C, *spatial), floating point.
         mix: called as ``mix(mean, var, *parameters)`` with the two tables of :func:`moments`; returns
-            ``(scale, shift, *statistics)``. Scale and shift broadcast to (N, C); the statistics are handed
-            back to the caller without a gradient (a layer updates its running averages from them). It
+            ``(center, scale, shift, *statistics)``. The first three broadcast to (N, C); the statistics are
+            handed back to the caller without a gradient (a layer updates its running averages from them). It
             must be a pure function of its arguments.
         parameters: further tensors that ``mix`` reads and that receive gradients; None is passed through.
+        mask: True where a position counts, broadcastable to (N, 1, *spatial); elsewhere y is 0 and x, NaN
+            even, has no influence.
 
     Returns:
-        ``(y, *statistics)`` with ``y = scale * x + shift`` in the dtype and memory format of x.
+        ``(y, *statistics)`` with ``y = scale * (x - center) + shift`` in the dtype and memory format of x.
+
+    A normalizer of your own is its mix. Root mean square over each channel of each sample:
+
+    >>> def mix(mean, var):
+    ...     scale = torch.rsqrt(var + mean.square() + 1e-5)
+    ...     return torch.zeros_like(mean), scale, torch.zeros_like(mean)
+    >>> x = torch.randn(2, 3, 8, 8)
+    >>> y, = fused_norm(x, mix)
+    >>> torch.allclose(y, x * torch.rsqrt(x.square().mean((2, 3), keepdim=True) + 1e-5), atol=1e-6)
+    True
     """
-    if torch.compiler.is_compiling():  # Inductor fuses the passes by itself
-        return _composite(x, mix, *parameters)
-    return _FusedNorm.apply(x, mix, *parameters)
+    if mask is not None or traced():
+        return _composite(x, mix, parameters, mask)
+    if compiles(x):
+        return _run_compiled(x, mix, parameters)
+    x = kernels.dense(x)
+    if not torch.is_grad_enabled():
+        mean, var = kernels.moments(x)
+        center, scale, shift, *statistics = _mixed(mix, x, mean, var, *parameters)
+        return (kernels.apply(x, center, scale, shift), *statistics)
+    link = _Link()
+    mean, var = _Moments.apply(x, link)
+    center, scale, shift, *statistics = _mixed(mix, x, mean, var, *parameters)
+    return (_Apply.apply(x, mean, center, scale, shift, link), *statistics)
 
 
-def _table_dtype(x: Tensor) -> torch.dtype:
-    return torch.float64 if x.dtype == torch.float64 else torch.float32
+def affine(x: Tensor, center: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """``scale * (x - center) + shift`` with tables broadcastable to (N, C), in the dtype of x: evaluation."""
+    tables = tuple(t.to(table_dtype(x)) for t in (center, scale, shift))
+    if traced() or (torch.is_grad_enabled() and any(t.requires_grad for t in (x, *tables))):
+        m, s, t = (over(table, x) for table in tables)
+        return ((x - m) * s + t).to(x.dtype)
+    return kernels.apply(kernels.dense(x), *(t.expand(x.shape[:2]) for t in tables))
 
 
-def _over(table: Tensor, x: Tensor) -> Tensor:
-    """A table (N, C) with the axes of x, so that it broadcasts over the spatial positions."""
-    return table.view(table.shape + (1,) * (x.dim() - 2))
+def traced() -> bool:
+    """Whether someone looks at the operations themselves: a compiler, an exporter, a functional transform."""
+    return (
+        torch.compiler.is_compiling()
+        or torch.jit.is_tracing()
+        or torch._C._are_functorch_transforms_active()
+        or forward_ad._current_level >= 0
+    )
 
 
-def _scale_and_shift(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    if x.dtype == scale.dtype:
-        return torch.addcmul(_over(shift, x), x, _over(scale, x))
-    return (x * _over(scale, x) + _over(shift, x)).to(x.dtype)
+def _mixed(mix: Mix, x: Tensor, mean: Tensor, var: Tensor, *parameters: Tensor | None) -> tuple[Tensor, ...]:
+    center, scale, shift, *statistics = mix(mean, var, *parameters)
+    tables = (t if t.dim() == 2 else t.expand(x.shape[:2]) for t in (center, scale, shift))
+    return *tables, *(s.detach() for s in statistics)
 
 
-def _mixed(mix: Mix, x: Tensor, mean: Tensor, var: Tensor, *parameters: Tensor | None) -> tuple[Any, ...]:
-    scale, shift, *statistics = mix(mean, var, *parameters)
-    shape = x.shape[:2]
-    return scale.expand(shape), shift.expand(shape), tuple(s.detach() for s in statistics)
+def _composite(
+    x: Tensor, mix: Mix, parameters: Sequence[Tensor | None], mask: Tensor | None = None
+) -> tuple[Tensor, ...]:
+    """The same by plain differentiable operations: for compilers and exporters, higher derivatives and masks."""
+    wide = x.to(table_dtype(x))
+    if mask is not None:
+        wide = wide.masked_fill(~mask, 0)
+    mean, var = moments(wide, mask)
+    center, scale, shift, *statistics = _mixed(mix, x, mean, var, *parameters)
+    y = (wide - over(center, x)) * over(scale, x) + over(shift, x)
+    if mask is not None:
+        y = y.masked_fill(~mask, 0)
+    return (y.to(x.dtype), *statistics)
 
 
-def _composite(x: Tensor, mix: Mix, *parameters: Tensor | None) -> tuple[Tensor, ...]:
-    """The same by plain differentiable operations: for torch.compile and for higher derivatives."""
-    wide = x.to(_table_dtype(x))
-    mean, var = moments(wide)
-    scale, shift, statistics = _mixed(mix, x, mean, var, *parameters)
-    return ((wide * _over(scale, x) + _over(shift, x)).to(x.dtype), *statistics)
+class _Link:
+    """What apply leaves for moments within one backward pass, so that the input gradient is written once."""
+
+    left: tuple[int, Tensor, Tensor] | None = None
+
+    def leave(self, dy: Tensor, scale: Tensor) -> None:
+        self.left = (torch._C._current_graph_task_id(), dy, scale)
+
+    def take(self) -> tuple[Tensor | None, Tensor | None]:
+        left, self.left = self.left, None
+        if left is None or left[0] != torch._C._current_graph_task_id():
+            return None, None
+        return left[1:]
 
 
-class _FusedNorm(torch.autograd.Function):
-    """moments, mix and apply with a hand-written backward; see the module's docstring."""
+class _Moments(torch.autograd.Function):
+    """The first pass forward, the last one backward."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, mix: Mix, *parameters: Tensor | None) -> tuple[Tensor, ...]:
-        x_ = x.detach()
-        mean, var = (table.detach().requires_grad_() for table in moments(x_))
-        leaves = [p if p is None else p.detach().requires_grad_(p.requires_grad) for p in parameters]
-        with torch.enable_grad():
-            scale, shift, statistics = _mixed(mix, x, mean, var, *leaves)
-        ctx.mix, ctx.small = mix, (mean, var, leaves, scale, shift)
-        ctx.save_for_backward(x, *parameters)
-        ctx.mark_non_differentiable(*statistics)
-        return (_scale_and_shift(x_, scale.detach(), shift.detach()), *statistics)
+    def forward(ctx: Any, x: Tensor, link: _Link) -> tuple[Tensor, Tensor]:
+        mean, var = kernels.moments(x)
+        ctx.save_for_backward(x, mean)
+        ctx.link = link
+        return mean, var
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Any:
-        dy = grads[0]
-        x, *parameters = ctx.saved_tensors
+    def backward(ctx: Any, dmean: Tensor, dvar: Tensor) -> Any:
+        x, mean = ctx.saved_tensors
+        m = max(x.shape[2:].numel(), 1)
+        p, q = dvar * (2 / m), dmean / m
+        if torch.is_grad_enabled():  # create_graph=True: apply has given its share of dx itself
+            return (over(p, x) * (x - over(mean, x)) + over(q, x)).to(x.dtype), None
+        dy, scale = ctx.link.take()
+        if dy is None:  # a second derivative that does not pass through apply
+            return kernels.apply(x, mean, p, q), None
+        return kernels.input_gradient(dy, x, scale, mean, p, q), None
+
+
+class _Apply(torch.autograd.Function):
+    """The second pass forward, the first one backward. Between the two functions the mix is ordinary autograd.
+
+    It takes the mean besides the center for the centred sums, and so that the backward pass of moments always
+    comes after its own.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, mean: Tensor, center: Tensor, scale: Tensor, shift: Tensor, link: _Link) -> Tensor:
+        ctx.save_for_backward(x, mean, center, scale)
+        ctx.link, ctx.shift_shape = link, shift.shape
+        return kernels.apply(x, center, scale, shift)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> Any:
+        x, mean, center, scale = ctx.saved_tensors
+        dy = kernels.dense(dy, like=x)
         if torch.is_grad_enabled():  # create_graph=True: the derivative must itself be differentiable
-            return _differentiable_backward(ctx, x, parameters, dy)
-        mean, var, leaves, scale, shift = ctx.small
-        dscale, dshift = _sums(dy, x)
-        wanted = [mean, var, *(p for p in leaves if p is not None and p.requires_grad)]
-        outputs = [(t, g) for t, g in ((scale, dscale), (shift, dshift)) if t.requires_grad]
-        small = torch.autograd.grad(
-            [t for t, _ in outputs], wanted, [g for _, g in outputs], allow_unused=True, retain_graph=True
-        )
-        dmean, dvar = (torch.zeros_like(mean) if g is None else g for g in small[:2])
-        rest = iter(small[2:])
-        dparameters = [next(rest) if p is not None and p.requires_grad else None for p in leaves]
-        dx = _input_gradient(dy, x, scale.detach(), mean.detach(), dmean, dvar) if ctx.needs_input_grad[0] else None
-        return (dx, None, *dparameters)
+            wide = dy.to(scale.dtype)
+            total = _sum(wide, x)
+            dscale = _sum(wide * (x - over(center, x)), x)
+            dx = (wide * over(scale, x)).to(x.dtype)
+        else:
+            dx = None
+            total, dot = kernels.sums(dy, x, mean)
+            dscale = torch.addcmul(dot, mean - center, total)
+            ctx.link.leave(dy, scale)
+        tables = zip((-scale * total, dscale, total), (center, scale, ctx.shift_shape), strict=True)
+        return dx, None, *(g.sum_to_size(getattr(t, "shape", t)) for g, t in tables), None
 
 
-def _sums(dy: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Sum of dy * x and of dy over the positions of every (n, c): the gradients of scale and shift."""
-    wide = _table_dtype(x)
-    dy, x = dy.to(wide), x.to(wide)
-    if x.dim() == 2:
-        return dy * x, dy
-    spatial = tuple(range(2, x.dim()))
-    return (dy * x).sum(spatial), dy.sum(spatial)
+def _sum(x: Tensor, like: Tensor) -> Tensor:
+    return x.sum(tuple(range(2, like.dim()))) if like.dim() > 2 else x
 
 
-def _input_gradient(dy: Tensor, x: Tensor, scale: Tensor, mean: Tensor, dmean: Tensor, dvar: Tensor) -> Tensor:
-    r"""dx = a dy + p x + q with p = 2 dσ² / M and q = (dμ - 2 μ dσ²) / M."""
-    m = x[0, 0].numel() if x.numel() else 1
-    p, q = 2 * dvar / m, (dmean - 2 * mean * dvar) / m
-    wide = _table_dtype(x)
-    dx = torch.addcmul(_over(q, x), x.to(wide), _over(p, x))
-    return dx.addcmul_(dy.to(wide), _over(scale, x)).to(x.dtype)
+# --- the compiled path -------------------------------------------------------------------------------------
+
+Engine = Literal["auto", "eager", "compiled"]
+_engine: Engine = "auto"
 
 
-def _differentiable_backward(ctx: Any, x: Tensor, parameters: list[Tensor | None], dy: Tensor) -> Any:
-    with torch.enable_grad():
-        # Views: where one argument depends on another (a weight shared by two layers), the gradient of a
-        # view stops at this call's own use of it.
-        x = x.view_as(x)
-        parameters = [p if p is None else p.view_as(p) for p in parameters]
-        y = _composite(x, ctx.mix, *parameters)[0]
-    slots = [x, None, *parameters]
-    wanted = {i: t for i, t in enumerate(slots) if t is not None and ctx.needs_input_grad[i]}
-    found = torch.autograd.grad(y, list(wanted.values()), dy, create_graph=True, allow_unused=True)
-    gradients = dict(zip(wanted, found, strict=True))
-    return tuple(gradients.get(i) for i in range(len(slots)))
+def set_engine(engine: Engine) -> None:
+    """Choose how layers outside of ``torch.compile`` run; inside, its own fusion serves them.
+
+    Args:
+        engine: ``"eager"``: the fused autograd function over torch's kernels. ``"compiled"``: the same passes
+            made by ``torch.compile`` for each normalizer at its first use (seconds); without a working
+            compiler a warning is given once and the eager path is taken. ``"auto"``, the default: compiled
+            on a GPU that Triton serves, else eager.
+
+    Raises:
+        ValueError: another name.
+    """
+    global _engine
+    if engine not in ("auto", "eager", "compiled"):
+        raise ValueError(f"engine must be 'auto', 'eager' or 'compiled', got {engine!r}")
+    _engine = engine
+    _compiled.cache_clear()
+
+
+def compiles(x: Tensor) -> bool:
+    """Whether the engine serves x by compiled passes; see :func:`set_engine`."""
+    if _engine == "auto":
+        return x.is_cuda and _has_triton()
+    return _engine == "compiled"
+
+
+@functools.cache
+def _has_triton() -> bool:
+    from torch.utils._triton import has_triton
+
+    return has_triton()
+
+
+@functools.cache
+def _compiled(mix: Mix) -> Callable[..., tuple[Tensor, ...]]:
+    """The composite compiled for one mix. A code object of its own: recompilations are counted by code object,
+    and a network with many kinds of layers would soon reach the limit."""
+    code = _composite.__code__.replace(co_name=f"{getattr(mix, '__qualname__', 'mix').replace('.', '_')}_norm")
+    return torch.compile(types.FunctionType(code, globals(), argdefs=_composite.__defaults__))
+
+
+def _run_compiled(x: Tensor, mix: Mix, parameters: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
+    try:
+        return _compiled(getattr(mix, "__func__", mix))(x, mix, parameters)
+    except torch._dynamo.exc.TorchDynamoException as error:
+        warnings.warn(f"torch.compile does not work here, normcore goes on without: {error}", stacklevel=3)
+        set_engine("eager")
+        return fused_norm(x, mix, *parameters)

@@ -1,0 +1,92 @@
+r"""The four passes over memory: moments and apply forward, sums and input gradient backward.
+
+All take x of shape (N, C, *spatial) with M positions a channel, dense (see :func:`dense`), and tables of two
+dimensions that broadcast to (N, C), in float32, or in float64 if x is. A contiguous tensor on a CPU goes
+through torch's own vectorized kernels: to its batch norm kernels (N, C, M) is one sample of N C channels, to
+its group norm kernel N samples of C groups. Everything else goes through plain operations.
+"""
+
+import torch
+from torch import Tensor
+
+__all__ = ["apply", "dense", "input_gradient", "moments", "over", "sums", "table_dtype"]
+
+
+def table_dtype(x: Tensor) -> torch.dtype:
+    """The dtype of x's statistics: float64 for float64, else float32."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def over(table: Tensor, x: Tensor) -> Tensor:
+    """A table (N, C) with the axes of x, so that it broadcasts over the spatial positions."""
+    return table.reshape(table.shape + (1,) * (x.dim() - 2))
+
+
+def memory_format(x: Tensor) -> torch.memory_format:
+    """channels_last (2 or 3 spatial axes) if x is laid out so and in no other way, else contiguous."""
+    if not x.is_contiguous() and x.dim() in (4, 5):
+        last = torch.channels_last if x.dim() == 4 else torch.channels_last_3d
+        if x.is_contiguous(memory_format=last):
+            return last
+    return torch.contiguous_format
+
+
+def dense(x: Tensor, like: Tensor | None = None) -> Tensor:
+    """x without gaps, in the memory format of ``like`` (by default its own); a copy only where it must be."""
+    return x.contiguous(memory_format=memory_format(x if like is None else like))
+
+
+def moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance of every (n, c). Reads x once where the kernel allows, else three times."""
+    wide = table_dtype(x)
+    if x.dim() == 2:
+        return x.to(wide), torch.zeros_like(x, dtype=wide)
+    if _vectorized(x):
+        n, c = x.shape[:2]
+        # without a weight the kernel would round the statistics of half-precision input to half precision
+        one = None if x.dtype == wide else torch.ones(c, dtype=wide)
+        # with eps = 0 the inverse of the standard deviation loses nothing, a constant channel's is infinite
+        _, mean, rstd = torch.native_group_norm(x, one, one, n, c, x.numel() // (n * c), c, 0.0)
+        return mean.view(n, c), rstd.view(n, c).square_().reciprocal_()
+    spatial = tuple(range(2, x.dim()))
+    x = x.to(wide)
+    mean = x.mean(spatial)
+    return mean, (x - over(mean, x)).square_().mean(spatial)
+
+
+def apply(x: Tensor, center: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """scale (x - center) + shift in the dtype of x: one read, one write."""
+    if _vectorized(x):
+        rows = x.view(1, x.shape[0] * x.shape[1], -1)
+        scale, shift, center = (t.expand(x.shape[:2]).reshape(-1) for t in (scale, shift, center))
+        one = torch.ones_like(scale)
+        y = torch.native_batch_norm(rows, scale, shift, center, one, training=False, momentum=0.0, eps=0.0)
+        return y[0].view_as(x)
+    return torch.addcmul(over(shift, x), x - over(center, x), over(scale, x)).to(x.dtype)
+
+
+def sums(dy: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
+    r""":math:`\sum dy` and :math:`\sum dy\,(x - \mu)` of every (n, c): reads dy and x once."""
+    wide = mean.dtype
+    if x.dim() == 2:
+        return dy.to(wide), torch.zeros_like(mean)
+    if _vectorized(x):
+        rows = (1, mean.numel(), -1)
+        one = torch.ones(mean.numel(), dtype=wide)
+        _, dot, total = torch.ops.aten.native_batch_norm_backward(
+            dy.view(rows), x.view(rows), one, None, None, mean.view(-1), one, True, 0.0, [False, True, True]
+        )
+        return total.view_as(mean), dot.view_as(mean)
+    spatial = tuple(range(2, x.dim()))
+    dy = dy.to(wide)
+    return dy.sum(spatial), torch.sub(x, over(mean, x)).mul_(dy).sum(spatial)
+
+
+def input_gradient(dy: Tensor, x: Tensor, scale: Tensor, mean: Tensor, p: Tensor, q: Tensor) -> Tensor:
+    """scale dy + p (x - mean) + q in the dtype of x."""
+    dx = apply(x.to(scale.dtype), mean, p, q)
+    return dx.addcmul_(dy.to(scale.dtype), over(scale, x)).to(x.dtype)
+
+
+def _vectorized(x: Tensor) -> bool:
+    return x.device.type == "cpu" and x.dim() > 2 and x.is_contiguous() and x.numel() > 0

@@ -1,0 +1,201 @@
+"""Statistics over the batch: BatchNorm and BatchRenorm."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..functional import fused_norm
+from ..kernels import dense
+from .base import RunningNorm
+
+__all__ = ["BatchNorm", "BatchRenorm", "ClipSchedule"]
+
+
+class BatchNorm(RunningNorm):
+    r"""Batch Normalization (Ioffe & Szegedy 2015, Algorithms 1 and 2) for any number of spatial axes.
+
+    .. math::
+
+        y = \gamma_c \frac{x - \mu_c}{\sqrt{\sigma_c^2 + \epsilon}} + \beta_c
+
+    In training :math:`\mu_c, \sigma_c^2` are the mean and the biased variance of channel c over the batch
+    and all positions; at evaluation they are running averages. The twin of ``torch.nn.BatchNorm1d``, ``2d``
+    and ``3d``: the same names, defaults and ``state_dict``. Keras' ``momentum`` is the weight of the old
+    value (0.99), its eps 1e-3, its running variance biased.
+
+    Shape: (N, C), (N, C, L), (N, C, H, W) or (N, C, D, H, W), and the same out.
+
+    Args:
+        num_features, eps, affine, device, dtype: see :class:`Norm`.
+        momentum, track_running_stats, process_group: see :class:`RunningNorm`.
+
+    Raises:
+        ValueError: wrong rank, channel count or dtype; one value a channel in training; momentum
+            outside [0, 1].
+
+    >>> layer = BatchNorm(3)
+    >>> x = torch.randn(8, 3, 5, 5)
+    >>> y = layer(x)
+    >>> torch.allclose(y.mean((0, 2, 3)), torch.zeros(3), atol=1e-5)
+    True
+    >>> torch.allclose(y, torch.nn.BatchNorm2d(3)(x), atol=1e-5)
+    True
+    """
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Normalize x; positions where the mask (N, *spatial) is False count for nothing and come out 0."""
+        mask = self._check_input(x, mask)
+        if self._evaluates:
+            return self._evaluate(x, mask)
+        empty = self._pass_empty(x)
+        if empty is not None:
+            return empty
+        self._refuse_single_value(x)
+        if mask is None and self._suits_batch_norm(x):
+            return self._batch_norm(dense(x))
+        y, mean, var, *total = fused_norm(x, self._mix, self.weight, self.bias, self._counts(x, mask), mask=mask)
+        self._update(mean, var, total[0] if total else x.numel() // self.num_features)
+        return y
+
+    def _mix(
+        self, mean: Tensor, var: Tensor, weight: Tensor | None, bias: Tensor | None, count: Tensor | None
+    ) -> tuple[Tensor, ...]:
+        mean, var, total = self._pool_batch(mean, var, count)
+        tables = (mean, *self._affine_tables(var, weight, bias), mean, var)
+        return tables if total is None else (*tables, total)
+
+
+@dataclass(frozen=True)
+class ClipSchedule:
+    """How Batch Renormalization opens its clips: closed until ``start`` training batches, then linearly.
+
+    The defaults are the paper's (Ioffe 2017, section 4): r reaches ``r_max`` at 40,000 batches, d reaches
+    ``d_max`` at 25,000.
+
+    >>> r_max, d_max = ClipSchedule(start=0, r_end=10, d_end=10)(torch.tensor(5), r_max=3.0, d_max=5.0)
+    >>> r_max.item(), d_max.item()
+    (2.0, 2.5)
+    """
+
+    start: int = 5000
+    r_end: int = 40000
+    d_end: int = 25000
+
+    def __call__(self, step: Tensor, r_max: float, d_max: float) -> tuple[Tensor, Tensor]:
+        """The clips after ``step`` training batches (a tensor, so that nothing waits for a GPU)."""
+        done = (step - self.start).clamp(min=0)
+        r = (done / max(self.r_end - self.start, 1)).clamp(max=1)
+        d = (done / max(self.d_end - self.start, 1)).clamp(max=1)
+        return 1 + (r_max - 1) * r, d_max * d
+
+
+PAPER = ClipSchedule()
+
+
+class BatchRenorm(RunningNorm):
+    r"""Batch Renormalization (Ioffe 2017, Algorithm 1): batch statistics, corrected toward the running averages.
+
+    .. math::
+
+        y = \gamma_c \Bigl(\frac{x - \mu_B}{\sigma_B}\, r + d\Bigr) + \beta_c, \qquad
+        r = \operatorname{clip}\Bigl(\frac{\sigma_B}{\sigma}, \frac1{r_{max}}, r_{max}\Bigr), \quad
+        d = \operatorname{clip}\Bigl(\frac{\mu_B - \mu}{\sigma}, -d_{max}, d_{max}\Bigr)
+
+    with :math:`\sigma_B^2 = \operatorname{Var}_B + \epsilon`, and :math:`\mu, \sigma^2 = ` running mean,
+    running variance :math:`+\,\epsilon` as they were before this batch. No gradient flows through r and d.
+    With open clips training and evaluation compute the same. The running averages are those of
+    :class:`BatchNorm` (the paper averages :math:`\sigma_B`, with ``momentum`` 0.01), so a trained BatchNorm's
+    ``state_dict`` loads.
+
+    Shape: (N, C, *spatial) and the same out.
+
+    Args:
+        num_features, eps, momentum, affine, track_running_stats, process_group, device, dtype: see
+            :class:`RunningNorm`; the correction needs running averages, so they cannot be left out.
+        r_max, d_max: the clips, at least 1 and at least 0.
+        schedule: called as ``schedule(step, r_max, d_max)`` with the number of training batches so far,
+            a tensor, gives the clips of this batch; None: constant clips.
+
+    Raises:
+        ValueError: as :class:`BatchNorm`; r_max below 1 or d_max below 0; track_running_stats=False.
+
+    >>> x = torch.randn(8, 3, 5, 5)
+    >>> layer = BatchRenorm(3, r_max=1.0, d_max=0.0, schedule=None)
+    >>> torch.allclose(layer(x), BatchNorm(3)(x), atol=1e-6)
+    True
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        *,
+        r_max: float = 3.0,
+        d_max: float = 5.0,
+        schedule: Callable[..., tuple[Any, Any]] | None = PAPER,
+        **options: Any,
+    ) -> None:
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, **options)
+        if not r_max >= 1 or not d_max >= 0:
+            raise ValueError(f"r_max must be at least 1 and d_max at least 0, got r_max={r_max}, d_max={d_max}")
+        if not track_running_stats:
+            raise ValueError("BatchRenorm corrects toward running averages: track_running_stats must be True")
+        self.r_max, self.d_max, self.schedule = r_max, d_max, schedule
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, r_max={self.r_max}, d_max={self.d_max}, schedule={self.schedule}"
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalize x."""
+        self._check_input(x)
+        if self._evaluates:
+            return self._evaluate(x)
+        empty = self._pass_empty(x)
+        if empty is not None:
+            return empty
+        self._refuse_single_value(x)
+        y, mean, var, *total = fused_norm(
+            x, self._mix, self.weight, self.bias, self._counts(x), *self._clips(), *self._before()
+        )
+        self._update(mean, var, total[0] if total else x.numel() // self.num_features)
+        return y
+
+    def _clips(self) -> tuple[Tensor, Tensor]:
+        assert self.num_batches_tracked is not None
+        step = self.num_batches_tracked
+        r_max, d_max = self.schedule(step, self.r_max, self.d_max) if self.schedule else (self.r_max, self.d_max)
+        return torch.as_tensor(r_max, device=step.device), torch.as_tensor(d_max, device=step.device)
+
+    def _before(self) -> tuple[Tensor, Tensor]:
+        """The running averages before this batch moves them."""
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        return self.running_mean.clone(), self.running_var.clone()
+
+    def _mix(
+        self,
+        mean: Tensor,
+        var: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        count: Tensor | None,
+        r_max: Tensor,
+        d_max: Tensor,
+        running_mean: Tensor,
+        running_var: Tensor,
+    ) -> tuple[Tensor, ...]:
+        mean, var, total = self._pool_batch(mean, var, count)
+        with torch.no_grad():
+            inverse = torch.rsqrt(running_var.to(var.dtype) + self.eps)
+            r = (torch.sqrt(var + self.eps) * inverse).clamp(1 / r_max, r_max)
+            d = ((mean - running_mean) * inverse).clamp(-d_max, d_max)
+        scale, shift = self._affine_tables(var, weight, bias)
+        shift = shift + (d if weight is None else d * weight)
+        tables = (mean, scale * r, shift, mean, var)
+        return tables if total is None else (*tables, total)

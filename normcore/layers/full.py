@@ -1,0 +1,131 @@
+"""Statistics over everything: the two Full Normalizations of the cats-and-dogs report (S0)."""
+
+from typing import Any, Literal
+
+import torch.distributed as dist
+from torch import Tensor
+
+from ..functional import fused_norm
+from .base import RunningNorm
+from .position import channel_layer_norm
+
+__all__ = ["FullNormBB", "FullNormBL"]
+
+
+class FullNormBB(RunningNorm):
+    r"""Full Normalization based on BN (S0, section 3.3): one mean and variance of the whole batch.
+
+    .. math:: y = \gamma \frac{x - \mu}{\sqrt{\sigma^2 + \epsilon}} + \beta
+
+    over N, C and all positions, with a single :math:`\gamma` and :math:`\beta`; at evaluation the running
+    averages. The report reshapes to (N C, H, W, 1) and applies Batch Normalization.
+
+    Shape: (N, C, *spatial) and the same out; parameters and running statistics have shape (1,).
+
+    Args:
+        num_features, eps, momentum, affine, track_running_stats, process_group, device, dtype: see
+            :class:`RunningNorm`.
+
+    Raises:
+        ValueError: as :class:`BatchNorm`; a batch of a single value in training.
+
+    >>> import torch
+    >>> x = torch.randn(4, 3, 5, 5)
+    >>> y = torch.nn.BatchNorm2d(1)(x.reshape(4 * 3, 1, 5, 5)).view_as(x)
+    >>> torch.allclose(FullNormBB(3)(x), y, atol=1e-5)
+    True
+    """
+
+    def _table_size(self) -> int:
+        return 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalize x."""
+        self._check_input(x)
+        if self._evaluates:
+            return self._evaluate(x)
+        empty = self._pass_empty(x)
+        if empty is not None:
+            return empty
+        self._refuse_single_value(x)
+        if x.is_contiguous() and self._suits_batch_norm(x):
+            return self._batch_norm(x.view(-1, 1, *x.shape[2:])).view_as(x)
+        y, mean, var, *total = fused_norm(x, self._mix, self.weight, self.bias, self._counts(x))
+        self._update(mean, var, total[0] if total else x.numel())
+        return y
+
+    def _mix(
+        self, mean: Tensor, var: Tensor, weight: Tensor | None, bias: Tensor | None, count: Tensor | None
+    ) -> tuple[Tensor, ...]:
+        channels = mean.shape[1]
+        mean, var, total = self._pool_batch(mean, var, count, (0, 1))
+        tables = (mean, *self._affine_tables(var, weight, bias), mean, var)
+        return tables if total is None else (*tables, total * channels)
+
+
+class FullNormBL(RunningNorm):
+    r"""Full Normalization based on LN (S0, section 3.3), as its code computes it or as its text says.
+
+    ``semantics="code"``: the published code reshapes to (1, N H, W, C) and calls Keras' LayerNormalization,
+    which normalizes the last axis: :class:`ChannelLayerNorm`, exactly (S0-16). ``semantics="text"``: what the
+    report means, one mean and variance over N, C and all positions of the current batch, at evaluation too:
+
+    .. math:: y = \gamma_c \frac{x - \mu}{\sqrt{\sigma^2 + \epsilon}} + \beta_c
+
+    Shape: (N, C, *spatial) and the same out.
+
+    Args:
+        num_features, eps, affine, device, dtype: see :class:`Norm`.
+        semantics: ``"code"`` or ``"text"``.
+        process_group: see :class:`RunningNorm`; only ``"text"`` has statistics to share.
+
+    Raises:
+        ValueError: other semantics; wrong rank, channel count or dtype; with ``"text"`` a batch of one value.
+
+    >>> import torch
+    >>> from normcore import ChannelLayerNorm
+    >>> x = torch.randn(4, 3, 5, 5)
+    >>> torch.equal(FullNormBL(3)(x), ChannelLayerNorm(3)(x))
+    True
+    >>> y = FullNormBL(3, semantics="text")(x)
+    >>> torch.allclose(y, (x - x.mean()) / x.std(correction=0), atol=1e-4)
+    True
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        semantics: Literal["code", "text"] = "code",
+        eps: float = 1e-5,
+        affine: bool = True,
+        *,
+        process_group: dist.ProcessGroup | None = None,
+        **options: Any,
+    ) -> None:
+        if semantics not in ("code", "text"):
+            raise ValueError(f"semantics must be 'code' or 'text', got {semantics!r}")
+        super().__init__(
+            num_features, eps, None, affine, track_running_stats=False, process_group=process_group, **options
+        )
+        self.semantics = semantics
+
+    def extra_repr(self) -> str:
+        return f"{self.num_features}, semantics={self.semantics!r}, eps={self.eps}, affine={self.affine}"
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalize x."""
+        self._check_input(x)
+        if self.semantics == "code":
+            return channel_layer_norm(x, self.weight, self.bias, self.eps)
+        empty = self._pass_empty(x)
+        if empty is not None:
+            return empty
+        if x.numel() == 1 and self.process_group is None:
+            raise ValueError(f"Expected more than 1 value in the batch, got input size {x.size()}")
+        return fused_norm(x, self._mix, self.weight, self.bias, self._counts(x))[0]
+
+    def _mix(
+        self, mean: Tensor, var: Tensor, weight: Tensor | None, bias: Tensor | None, count: Tensor | None
+    ) -> tuple[Tensor, ...]:
+        mean, var, _ = self._pool_batch(mean, var, count, (0, 1))
+        return mean, *self._affine_tables(var, weight, bias)

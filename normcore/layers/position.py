@@ -1,0 +1,82 @@
+"""Statistics across the channels at each position: ChannelLayerNorm and LocalResponseNorm."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..kernels import memory_format, table_dtype
+from .base import Norm
+
+__all__ = ["ChannelLayerNorm", "LocalResponseNorm"]
+
+
+class ChannelLayerNorm(Norm):
+    r"""Layer Normalization over the channels at every position of every sample.
+
+    .. math:: y = \gamma_c \frac{x - \mu_{nhw}}{\sqrt{\sigma_{nhw}^2 + \epsilon}} + \beta_c
+
+    What ``torch.nn.LayerNorm(C)`` and Keras' LayerNormalization (whose eps is 1e-3) compute on channels-last
+    data, and what ConvNeXt uses. On (N, C) it is :class:`LayerNorm`.
+
+    Shape: (N, C, *spatial) and the same out.
+
+    Args:
+        num_features, eps, affine, device, dtype: see :class:`Norm`.
+
+    Raises:
+        ValueError: wrong rank, channel count or dtype.
+
+    >>> import torch
+    >>> x = torch.randn(4, 6, 5, 5)
+    >>> y = torch.nn.LayerNorm(6)(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+    >>> torch.allclose(ChannelLayerNorm(6)(x), y, atol=1e-6)
+    True
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalize x."""
+        self._check_input(x)
+        return channel_layer_norm(x, self.weight, self.bias, self.eps)
+
+
+def channel_layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
+    """Layer normalization over dimension 1, by torch's kernel for the last dimension."""
+    wide = table_dtype(x)
+    weight, bias = (None if t is None else t.to(wide) for t in (weight, bias))
+    y = F.layer_norm(x.to(wide).movedim(1, -1), x.shape[1:2], weight, bias, eps).movedim(-1, 1)
+    return y.to(x.dtype).contiguous(memory_format=memory_format(x))
+
+
+class LocalResponseNorm(nn.LocalResponseNorm):
+    r"""Local Response Normalization (Krizhevsky, Sutskever & Hinton 2012, section 3.3), as torch has it.
+
+    .. math:: y_c = x_c \Bigl(k + \frac{\alpha}{n} \sum_{c' \in w(c)} x_{c'}^2\Bigr)^{-\beta}
+
+    with w(c) the n = ``size`` channels around c at the same position, absent ones counted as zero. The paper and
+    TensorFlow do not divide alpha by n (and call n / 2 the ``depth_radius``): their alpha is ours over n. It
+    learns nothing and takes any number of channels.
+
+    Shape: (N, C, *spatial) with at least one spatial axis, and the same out.
+
+    Args:
+        size: number of channels in the window, n.
+        alpha, beta, k: constants of the formula; the paper has 5e-4 (for alpha / n: 1e-4), 0.75 and 2.
+
+    Raises:
+        ValueError: size below 1; no spatial axis; input that is not floating point.
+    """
+
+    def __init__(self, size: int = 5, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> None:
+        if size < 1:
+            raise ValueError(f"size must be a positive integer, got {size}")
+        super().__init__(size, alpha, beta, k)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalize x."""
+        if not x.is_floating_point():
+            raise ValueError(f"LocalResponseNorm takes floating-point input, got {x.dtype}")
+        if not 3 <= x.dim() <= 5:
+            raise ValueError(
+                f"LocalResponseNorm takes (N, C, *spatial) of 3 to 5 dimensions, got {x.dim()}D, shape {tuple(x.shape)}"
+            )
+        y = F.local_response_norm(x.to(table_dtype(x)), self.size, self.alpha, self.beta, self.k)
+        return y.to(x.dtype).contiguous(memory_format=memory_format(x))

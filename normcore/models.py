@@ -1,0 +1,199 @@
+"""Around a whole model: exchange its normalizers, freeze them, make their running statistics precise."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .factory import make_norm
+from .functional import pool
+from .layers import InstanceNorm, Norm, ReferenceBatchNorm, RunningNorm
+
+__all__ = ["convert_norms", "freeze_norms", "recalibrate"]
+
+_TORCH_BATCH_NORMS = nn.modules.batchnorm._BatchNorm  # BatchNorm1d, 2d, 3d, SyncBatchNorm
+_TORCH_NORMS = (_TORCH_BATCH_NORMS, nn.modules.instancenorm._InstanceNorm, nn.GroupNorm)
+
+
+def convert_norms(model: nn.Module, name: str, **options: Any) -> nn.Module:
+    """Exchange every normalizer of a model for the one called ``name``.
+
+    Exchanged are normcore's layers and torch's BatchNorm, SyncBatchNorm, InstanceNorm and GroupNorm. Left alone
+    are ``nn.LayerNorm`` and ``nn.RMSNorm``, which normalize trailing axes, and LocalResponseNorm, which knows no
+    channel count. Parameters and buffers of equal name and shape are kept (weight, bias; from BN to BatchRenorm
+    the running statistics too), as are eps, device, dtype, training mode and whether parameters are trained;
+    where the old layer had no weight and bias, the new one has none.
+
+    Args:
+        model: changed in place.
+        name, options: as for :func:`make_norm`; options win over what is kept.
+
+    Returns:
+        the model; the new layer, if the model itself is a normalizer.
+
+    Raises:
+        ValueError: unknown name; options that do not fit a layer, with the layer's place in the model.
+
+    >>> convert_norms(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)), "gn", num_groups=4)
+    Sequential(
+      (0): Conv2d(3, 8, kernel_size=(3, 3), stride=(1, 1))
+      (1): GroupNorm(4, 8, eps=1e-05, affine=True)
+    )
+    """
+    return _exchange(model, (*_TORCH_NORMS, Norm), lambda old: _converted(old, name, options))
+
+
+def _converted(old: nn.Module, name: str, options: dict[str, Any]) -> nn.Module:
+    channels: Any = old.num_channels if isinstance(old, nn.GroupNorm) else old.num_features
+    kept: dict[str, Any] = {}
+    if name not in ("none", "lrn"):
+        kept = {"eps": old.eps, "affine": old.affine}
+    layer = make_norm(name, channels, **{**kept, **options})
+    state = old.state_dict()
+    own = layer.state_dict()
+    layer.load_state_dict({**own, **{k: v for k, v in state.items() if k in own and v.shape == own[k].shape}})
+    like = next((t for t in (*old.parameters(), *old.buffers()) if t.is_floating_point()), None)
+    if like is not None:
+        layer.to(device=like.device, dtype=like.dtype)
+    trained = {k: p.requires_grad for k, p in old.named_parameters()}
+    for key, parameter in layer.named_parameters():
+        parameter.requires_grad_(trained.get(key, True))
+    return layer.train(old.training)
+
+
+def freeze_norms(model: nn.Module, affine: bool = True) -> nn.Module:
+    """Make every normalizer that keeps running statistics use them and leave them as they are.
+
+    It stays so through ``model.train()``: what fine-tuning with small batches asks for. Torch's BatchNorm layers
+    are exchanged for normcore's first, see :func:`convert_norms`.
+
+    Args:
+        model: changed in place.
+        affine: whether weights and biases of all normalizers are frozen too.
+
+    Returns:
+        the model; the new layer, if the model itself is one of torch's BatchNorm layers.
+    """
+    model = _with_own_batch_norms(model)
+    for layer in model.modules():
+        if isinstance(layer, RunningNorm) and layer.running_mean is not None:
+            layer.frozen = True
+        if affine and isinstance(layer, (*_TORCH_NORMS, Norm, nn.LayerNorm, nn.RMSNorm)):
+            layer.requires_grad_(requires_grad=False)
+    return model
+
+
+def recalibrate(model: nn.Module, loader: Iterable[Any]) -> nn.Module:
+    """Replace running averages by the statistics of all the data in a loader ("precise BN", Wu & Johnson 2021).
+
+    Running averages follow a moving network; this estimates, with the weights as they are, the mean and the
+    unbiased variance of each channel over the whole loader, exactly as if it were one batch, given that every batch
+    is normalized by its own statistics as in training. What averages over batches by definition (the mixed
+    statistics of ReferenceBatchNorm, InstanceNorm's) is averaged. Frozen layers stay as they are; torch's
+    BatchNorm layers are exchanged for normcore's first.
+
+    Args:
+        model: changed in place; its modes and its weights are left as they are.
+        loader: batches of input, or tuples or lists that start with one.
+
+    Returns:
+        the model; the new layer, if the model itself is one of torch's BatchNorm layers.
+
+    Raises:
+        ValueError: no layer keeps running statistics, or the loader is empty.
+
+    >>> model = nn.Sequential(make_norm("bn", 3))
+    >>> data = torch.randn(100, 3) * 2 + 5
+    >>> _ = recalibrate(model, data.split(20))
+    >>> torch.allclose(model[0].running_mean, data.mean(0)), torch.allclose(model[0].running_var, data.var(0))
+    (True, True)
+    """
+    model = _with_own_batch_norms(model)
+    layers = [m for m in model.modules() if isinstance(m, RunningNorm) and m.running_mean is not None and not m.frozen]
+    if not layers:
+        raise ValueError(f"{type(model).__name__} has no layer with running statistics that are not frozen")
+    before = {layer: {k: b.clone() for k, b in layer.named_buffers()} for layer in layers}
+    modes = {m: m.training for m in model.modules()}
+    momenta = {layer: layer.momentum for layer in layers}
+    seen: dict[RunningNorm, list[tuple[Tensor, Tensor, Any]]] = {layer: [] for layer in layers}
+    try:
+        model.eval()
+        for layer in layers:
+            layer.train()
+            layer.momentum = None
+            if isinstance(layer, (ReferenceBatchNorm, InstanceNorm)):
+                layer.reset_running_stats()
+            else:
+                layer._update = _recorder(seen[layer])  # type: ignore[method-assign, assignment]
+        if not _pass_all(model, loader):
+            raise ValueError("the loader gave no batch to take statistics of")
+        for layer, batches in seen.items():
+            _set_running(layer, batches)
+    except BaseException:
+        for layer, buffers in before.items():
+            for key, buffer in buffers.items():
+                layer.get_buffer(key).copy_(buffer)
+        raise
+    finally:
+        for layer, momentum in momenta.items():
+            layer.momentum = momentum
+            layer.__dict__.pop("_update", None)
+            assert layer.num_batches_tracked is not None
+            layer.num_batches_tracked.copy_(before[layer]["num_batches_tracked"])
+        for module, mode in modes.items():
+            module.training = mode
+    return model
+
+
+def _recorder(batches: list[tuple[Tensor, Tensor, Any]]) -> Callable[[Tensor, Tensor, Any], None]:
+    return lambda mean, var, count: batches.append((mean.flatten(), var.flatten(), count))
+
+
+@torch.no_grad()
+def _pass_all(model: nn.Module, loader: Iterable[Any]) -> int:
+    """Show every batch to the model; returns how many there were."""
+    count = 0
+    for batch in loader:
+        model(batch[0] if isinstance(batch, (tuple, list)) else batch)
+        count += 1
+    return count
+
+
+@torch.no_grad()
+def _set_running(layer: RunningNorm, batches: list[tuple[Tensor, Tensor, Any]]) -> None:
+    """The statistics of the union of batches, the variance unbiased."""
+    if not batches or layer.running_mean is None or layer.running_var is None:
+        return
+    means, variances = (torch.stack([batch[i] for batch in batches]) for i in (0, 1))
+    counts = torch.stack([torch.as_tensor(n, dtype=means.dtype, device=means.device) for *_, n in batches])
+    mean, var = pool(means, variances, 0, counts.unsqueeze(1))
+    total = counts.sum()
+    layer.running_mean.copy_(mean.flatten())
+    layer.running_var.copy_(var.flatten() * total / (total - 1).clamp(min=1))
+
+
+def _with_own_batch_norms(model: nn.Module) -> nn.Module:
+    """The model with normcore's BatchNorm in place of torch's."""
+    return _exchange(
+        model,
+        _TORCH_BATCH_NORMS,
+        lambda old: _converted(old, "bn", {"momentum": old.momentum, "track_running_stats": old.track_running_stats}),
+    )
+
+
+def _exchange(model: nn.Module, kinds: Any, make: Callable[[Any], nn.Module]) -> nn.Module:
+    """Put ``make(layer)`` in the place of every layer of some kinds; one that stands in two places stays one."""
+    new: dict[int, nn.Module] = {}
+    for path, layer in list(model.named_modules(remove_duplicate=False)):
+        if not isinstance(layer, kinds):
+            continue
+        if id(layer) not in new:
+            try:
+                new[id(layer)] = make(layer)
+            except ValueError as error:
+                raise ValueError(f"{path or 'the model'}: {error}") from error
+        if path:
+            parent, _, child = path.rpartition(".")
+            setattr(model.get_submodule(parent), child, new[id(layer)])
+    return new.get(id(model), model)
