@@ -24,7 +24,7 @@ Everything is centred, so nothing cancels, however far the data lie from zero.
 import functools
 import types
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -56,6 +56,7 @@ def moments(x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
     x = x.to(table_dtype(x))
     spatial = tuple(range(2, x.dim()))
     if mask is not None:
+        mask = mask.expand(x.shape[0], -1, *x.shape[2:])
         x = x.masked_fill(~mask, 0)
         count = (mask.sum(spatial) if spatial else mask).clamp(min=1)
         mean = (x.sum(spatial) if spatial else x) / count
@@ -84,8 +85,8 @@ def pool(mean: Tensor, var: Tensor, dim: int | tuple[int, ...], count: Tensor | 
         count: values in each part, broadcastable to the tables; without, all parts are equally large.
     """
     if count is None:
-        between, total = torch.var_mean(mean, dim, correction=0, keepdim=True)
-        return total, var.mean(dim, keepdim=True) + between
+        total = mean.mean(dim, keepdim=True)
+        return total, (var + (mean - total).square()).mean(dim, keepdim=True)
     share = count.expand_as(mean).to(mean.dtype)
     share = share / share.sum(dim, keepdim=True).clamp(min=1)
     total = (share * mean).sum(dim, keepdim=True)
@@ -100,7 +101,8 @@ def fused_norm(x: Tensor, mix: Mix, *parameters: Tensor | None, mask: Tensor | N
         mix: called as ``mix(mean, var, *parameters)`` with the two tables of :func:`moments`; returns
             ``(center, scale, shift, *statistics)``. The first three broadcast to (N, C); the statistics are
             handed back to the caller without a gradient (a layer updates its running averages from them). It
-            must be a pure function of its arguments.
+            must be a pure function of its arguments; a method or a function of its own, not a new closure each
+            call, which the compiled engine would compile each time.
         parameters: further tensors that ``mix`` reads and that receive gradients; None is passed through.
         mask: True where a position counts, broadcastable to (N, 1, *spatial); elsewhere y is 0 and x, NaN
             even, has no influence.
@@ -154,7 +156,8 @@ def traced() -> bool:
 
 def _mixed(mix: Mix, x: Tensor, mean: Tensor, var: Tensor, *parameters: Tensor | None) -> tuple[Tensor, ...]:
     center, scale, shift, *statistics = mix(mean, var, *parameters)
-    tables = (t if t.dim() == 2 else t.expand(x.shape[:2]) for t in (center, scale, shift))
+    tables = [t.to(mean.dtype) for t in (center, scale, shift)]
+    tables = [t if t.dim() == 2 else t.expand(x.shape[:2]) for t in tables]
     return *tables, *(s.detach() for s in statistics)
 
 
@@ -203,7 +206,7 @@ class _Moments(torch.autograd.Function):
         x, mean = ctx.saved_tensors
         m = max(x.shape[2:].numel(), 1)
         p, q = dvar * (2 / m), dmean / m
-        if torch.is_grad_enabled():  # create_graph=True: apply has given its share of dx itself
+        if _plain():  # apply has given its share of dx itself
             return (over(p, x) * (x - over(mean, x)) + over(q, x)).to(x.dtype), None
         dy, scale = ctx.link.take()
         if dy is None:  # a second derivative that does not pass through apply
@@ -227,19 +230,24 @@ class _Apply(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> Any:
         x, mean, center, scale = ctx.saved_tensors
-        dy = kernels.dense(dy, like=x)
-        if torch.is_grad_enabled():  # create_graph=True: the derivative must itself be differentiable
+        if _plain():
             wide = dy.to(scale.dtype)
             total = _sum(wide, x)
             dscale = _sum(wide * (x - over(center, x)), x)
             dx = (wide * over(scale, x)).to(x.dtype)
         else:
-            dx = None
+            dx, dy = None, kernels.dense(dy, like=x)
             total, dot = kernels.sums(dy, x, mean)
             dscale = torch.addcmul(dot, mean - center, total)
-            ctx.link.leave(dy, scale)
+            if ctx.needs_input_grad[0]:
+                ctx.link.leave(dy, scale)
         tables = zip((-scale * total, dscale, total), (center, scale, ctx.shift_shape), strict=True)
         return dx, None, *(g.sum_to_size(getattr(t, "shape", t)) for g, t in tables), None
+
+
+def _plain() -> bool:
+    """Whether a backward pass is looked at itself: it must be differentiable (create_graph) or batched (vmap)."""
+    return torch.is_grad_enabled() or torch._C._are_functorch_transforms_active()
 
 
 def _sum(x: Tensor, like: Tensor) -> Tensor:
@@ -286,16 +294,20 @@ def _has_triton() -> bool:
 
 
 @functools.cache
-def _compiled(mix: Mix) -> Callable[..., tuple[Tensor, ...]]:
-    """The composite compiled for one mix. A code object of its own: recompilations are counted by code object,
-    and a network with many kinds of layers would soon reach the limit."""
-    code = _composite.__code__.replace(co_name=f"{getattr(mix, '__qualname__', 'mix').replace('.', '_')}_norm")
+def _compiled(kind: Hashable, name: str) -> Callable[..., tuple[Tensor, ...]]:
+    """The composite, compiled for one kind of call. Each has a code object of its own: recompilations are counted
+    by code object, and a network with many kinds of layers would soon reach the limit."""
+    code = _composite.__code__.replace(co_name=f"{name.replace('.', '_')}_norm")
     return torch.compile(types.FunctionType(code, globals(), argdefs=_composite.__defaults__))
 
 
 def _run_compiled(x: Tensor, mix: Mix, parameters: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
+    function = getattr(mix, "__func__", mix)
+    kind = (getattr(function, "__code__", type(function)), x.dim(), x.dtype, torch.is_grad_enabled())
+    # a view is no nn.Parameter: the size of those is compiled in, so that each channel count would be compiled anew
+    views = [p if p is None else p.view_as(p) for p in parameters]
     try:
-        return _compiled(getattr(mix, "__func__", mix))(x, mix, parameters)
+        return _compiled(kind, getattr(function, "__qualname__", "mix"))(x, mix, views)
     except torch._dynamo.exc.TorchDynamoException as error:
         warnings.warn(f"torch.compile does not work here, normcore goes on without: {error}", stacklevel=3)
         set_engine("eager")

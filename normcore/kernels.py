@@ -61,8 +61,9 @@ def apply(x: Tensor, center: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
         scale, shift, center = (t.expand(x.shape[:2]).reshape(-1) for t in (scale, shift, center))
         one = torch.ones_like(scale)
         y = torch.native_batch_norm(rows, scale, shift, center, one, training=False, momentum=0.0, eps=0.0)
-        return y[0].view_as(x)
-    return torch.addcmul(over(shift, x), x - over(center, x), over(scale, x)).to(x.dtype)
+        return torch.ops.aten._unsafe_view(y[0], x.shape)  # not a view to autograd: in-place operations may follow
+    offset = over(torch.addcmul(shift, center, scale, value=-1), x)  # one pass, as torch's kernels have it
+    return torch.addcmul(offset, x.to(scale.dtype), over(scale, x)).to(x.dtype)
 
 
 def sums(dy: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:

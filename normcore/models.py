@@ -4,11 +4,12 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from .factory import make_norm
 from .functional import pool
-from .layers import InstanceNorm, Norm, ReferenceBatchNorm, RunningNorm
+from .layers import FullNormBL, InstanceNorm, Norm, ReferenceBatchNorm, RunningNorm
 
 __all__ = ["convert_norms", "freeze_norms", "recalibrate"]
 
@@ -22,8 +23,8 @@ def convert_norms(model: nn.Module, name: str, **options: Any) -> nn.Module:
     Exchanged are normcore's layers and torch's BatchNorm, SyncBatchNorm, InstanceNorm and GroupNorm. Left alone
     are ``nn.LayerNorm`` and ``nn.RMSNorm``, which normalize trailing axes, and LocalResponseNorm, which knows no
     channel count. Parameters and buffers of equal name and shape are kept (weight, bias; from BN to BatchRenorm
-    the running statistics too), as are eps, device, dtype, training mode and whether parameters are trained;
-    where the old layer had no weight and bias, the new one has none.
+    the running statistics too), as are eps, momentum, process group, device, dtype, training mode and whether
+    parameters are trained; where the old layer had no weight and bias, the new one has none.
 
     Args:
         model: changed in place.
@@ -46,36 +47,52 @@ def convert_norms(model: nn.Module, name: str, **options: Any) -> nn.Module:
 
 def _converted(old: nn.Module, name: str, options: dict[str, Any]) -> nn.Module:
     channels: Any = old.num_channels if isinstance(old, nn.GroupNorm) else old.num_features
-    kept: dict[str, Any] = {}
-    if name not in ("none", "lrn"):
-        kept = {"eps": old.eps, "affine": old.affine}
-    layer = make_norm(name, channels, **{**kept, **options})
-    state = old.state_dict()
-    own = layer.state_dict()
-    layer.load_state_dict({**own, **{k: v for k, v in state.items() if k in own and v.shape == own[k].shape}})
+    layer = make_norm(name, channels, **{**_kept_options(old, name), **options})
     like = next((t for t in (*old.parameters(), *old.buffers()) if t.is_floating_point()), None)
     if like is not None:
         layer.to(device=like.device, dtype=like.dtype)
+    own = layer.state_dict()
+    kept = {k: v for k, v in old.state_dict().items() if k in own and v.shape == own[k].shape}
+    layer.load_state_dict({**own, **kept}, assign=like is not None and like.is_meta)
     trained = {k: p.requires_grad for k, p in old.named_parameters()}
     for key, parameter in layer.named_parameters():
         parameter.requires_grad_(trained.get(key, True))
+    if isinstance(layer, RunningNorm):
+        layer.frozen = getattr(old, "frozen", False)
     return layer.train(old.training)
+
+
+def _kept_options(old: Any, name: str) -> dict[str, Any]:
+    """What the new layer is made with like the old one, as far as it has such options."""
+    if name in ("none", "lrn"):
+        return {}
+    kept = {"eps": old.eps, "affine": old.affine}
+    of_batch = isinstance(old, (_TORCH_BATCH_NORMS, RunningNorm)) and not isinstance(old, (InstanceNorm, FullNormBL))
+    alike = name == "in" and isinstance(old, (InstanceNorm, nn.modules.instancenorm._InstanceNorm))
+    if alike or (of_batch and name in ("bn", "brn", "rbn", "sn", "fnbb")):
+        kept |= {"momentum": old.momentum, "track_running_stats": old.track_running_stats}
+    if of_batch and name in ("bn", "brn", "rbn", "sn", "fnbb", "fnbl"):
+        group = getattr(old, "process_group", None)
+        if isinstance(old, nn.SyncBatchNorm) and group is None and dist.is_available() and dist.is_initialized():
+            group = dist.group.WORLD
+        kept["process_group"] = group
+    return kept
 
 
 def freeze_norms(model: nn.Module, affine: bool = True) -> nn.Module:
     """Make every normalizer that keeps running statistics use them and leave them as they are.
 
-    It stays so through ``model.train()``: what fine-tuning with small batches asks for. Torch's BatchNorm layers
-    are exchanged for normcore's first, see :func:`convert_norms`.
+    It stays so through ``model.train()``: what fine-tuning with small batches asks for. Torch's BatchNorm and
+    InstanceNorm layers are exchanged for normcore's first, see :func:`convert_norms`.
 
     Args:
         model: changed in place.
         affine: whether weights and biases of all normalizers are frozen too.
 
     Returns:
-        the model; the new layer, if the model itself is one of torch's BatchNorm layers.
+        the model; the new layer, if the model itself is one of those.
     """
-    model = _with_own_batch_norms(model)
+    model = _with_own(model)
     for layer in model.modules():
         if isinstance(layer, RunningNorm) and layer.running_mean is not None:
             layer.frozen = True
@@ -91,14 +108,14 @@ def recalibrate(model: nn.Module, loader: Iterable[Any]) -> nn.Module:
     unbiased variance of each channel over the whole loader, exactly as if it were one batch, given that every batch
     is normalized by its own statistics as in training. What averages over batches by definition (the mixed
     statistics of ReferenceBatchNorm, InstanceNorm's) is averaged. Frozen layers stay as they are; torch's
-    BatchNorm layers are exchanged for normcore's first.
+    BatchNorm and InstanceNorm layers are exchanged for normcore's first.
 
     Args:
         model: changed in place; its modes and its weights are left as they are.
         loader: batches of input, or tuples or lists that start with one.
 
     Returns:
-        the model; the new layer, if the model itself is one of torch's BatchNorm layers.
+        the model; the new layer, if the model itself is one of those.
 
     Raises:
         ValueError: no layer keeps running statistics, or the loader is empty.
@@ -109,7 +126,7 @@ def recalibrate(model: nn.Module, loader: Iterable[Any]) -> nn.Module:
     >>> torch.allclose(model[0].running_mean, data.mean(0)), torch.allclose(model[0].running_var, data.var(0))
     (True, True)
     """
-    model = _with_own_batch_norms(model)
+    model = _with_own(model)
     layers = [m for m in model.modules() if isinstance(m, RunningNorm) and m.running_mean is not None and not m.frozen]
     if not layers:
         raise ValueError(f"{type(model).__name__} has no layer with running statistics that are not frozen")
@@ -173,13 +190,10 @@ def _set_running(layer: RunningNorm, batches: list[tuple[Tensor, Tensor, Any]]) 
     layer.running_var.copy_(var.flatten() * total / (total - 1).clamp(min=1))
 
 
-def _with_own_batch_norms(model: nn.Module) -> nn.Module:
-    """The model with normcore's BatchNorm in place of torch's."""
-    return _exchange(
-        model,
-        _TORCH_BATCH_NORMS,
-        lambda old: _converted(old, "bn", {"momentum": old.momentum, "track_running_stats": old.track_running_stats}),
-    )
+def _with_own(model: nn.Module) -> nn.Module:
+    """The model with normcore's layers in place of those of torch that keep running statistics."""
+    model = _exchange(model, _TORCH_BATCH_NORMS, lambda old: _converted(old, "bn", {}))
+    return _exchange(model, nn.modules.instancenorm._InstanceNorm, lambda old: _converted(old, "in", {}))
 
 
 def _exchange(model: nn.Module, kinds: Any, make: Callable[[Any], nn.Module]) -> nn.Module:
