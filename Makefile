@@ -39,4 +39,4 @@ bench: $(DONE)
 	$(BIN)/normcore bench training
 
 clean:
-	rm -rf _build book/runs book/_generated .snakemake
+	rm -rf _build book/runs book/normalizers book/_generated .snakemake

@@ -13,6 +13,7 @@ JOBS = int(config.get("jobs", 1))
 SHARDS = int(config.get("shards", 1))
 ROUNDS = (1, 2)  # a sweep that depends on a search is split twice: first the search, then the rest
 NOTEBOOKS = sorted(p.stem for p in Path("notebooks").glob("*.ipynb"))  # found, not listed
+NORMALIZERS = sorted(p.stem for p in Path("notebooks/normalizers").glob("*.ipynb"))
 LAB = [str(p) for p in sorted(Path("normcore").rglob("*.py"))]
 MATHJAX = "book/_assets/mathjax/tex-chtml.js"
 
@@ -21,6 +22,7 @@ localrules:
     all,
     pages,
     mathjax,
+    normalizer,
     html,
 
 
@@ -81,6 +83,17 @@ rule notebook:
         "normcore run {params.experiment} --profile {params.profile} --jobs {params.jobs} --to book/runs"
 
 
+rule normalizer:
+    """Execute a page on a normalizer: seconds, nothing is trained and no result is kept."""
+    input:
+        "notebooks/normalizers/{name}.ipynb",
+        LAB,
+    output:
+        "book/normalizers/{name}.ipynb",
+    shell:
+        "normcore page {input[0]} --to book/normalizers"
+
+
 rule pages:
     """The generated parts of pages: the summary, the ledger, the status."""
     input:
@@ -116,6 +129,7 @@ rule html:
     """Warnings are errors: a broken link or reference stops the build."""
     input:
         expand("book/runs/{name}.ipynb", name=NOTEBOOKS),
+        expand("book/normalizers/{name}.ipynb", name=NORMALIZERS),
         rules.pages.output,
         MATHJAX,
         "_config.yml",

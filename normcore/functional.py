@@ -137,11 +137,13 @@ def fused_norm(x: Tensor, mix: Mix, *parameters: Tensor | None, mask: Tensor | N
 
 def affine(x: Tensor, center: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     """``scale * (x - center) + shift`` with tables broadcastable to (N, C), in the dtype of x: evaluation."""
-    tables = tuple(t.to(table_dtype(x)) for t in (center, scale, shift))
-    if traced() or (torch.is_grad_enabled() and any(t.requires_grad for t in (x, *tables))):
-        m, s, t = (over(table, x) for table in tables)
-        return ((x - m) * s + t).to(x.dtype)
-    return kernels.apply(kernels.dense(x), *(t.expand(x.shape[:2]) for t in tables))
+    m, s, t = (table.to(table_dtype(x)).expand(x.shape[:2]) for table in (center, scale, shift))
+    if traced():
+        return ((x - over(m, x)) * over(s, x) + over(t, x)).to(x.dtype)
+    x = kernels.dense(x)
+    if torch.is_grad_enabled():
+        return _Apply.apply(x, m.detach(), m, s, t, None)
+    return kernels.apply(x, m, s, t)
 
 
 def traced() -> bool:
@@ -218,11 +220,13 @@ class _Apply(torch.autograd.Function):
     """The second pass forward, the first one backward. Between the two functions the mix is ordinary autograd.
 
     It takes the mean besides the center for the centred sums, and so that the backward pass of moments always
-    comes after its own.
+    comes after its own. Without a link there are no moments, and it gives the whole input gradient itself.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, mean: Tensor, center: Tensor, scale: Tensor, shift: Tensor, link: _Link) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, mean: Tensor, center: Tensor, scale: Tensor, shift: Tensor, link: _Link | None
+    ) -> Tensor:
         ctx.save_for_backward(x, mean, center, scale)
         ctx.link, ctx.shift_shape = link, shift.shape
         return kernels.apply(x, center, scale, shift)
@@ -230,19 +234,22 @@ class _Apply(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> Any:
         x, mean, center, scale = ctx.saved_tensors
+        dx = None
         if _plain():
             wide = dy.to(scale.dtype)
             total = _sum(wide, x)
             dscale = _sum(wide * (x - over(center, x)), x)
-            dx = (wide * over(scale, x)).to(x.dtype)
         else:
-            dx, dy = None, kernels.dense(dy, like=x)
+            dy = kernels.dense(dy, like=x)
             total, dot = kernels.sums(dy, x, mean)
             dscale = torch.addcmul(dot, mean - center, total)
-            if ctx.needs_input_grad[0]:
+        if ctx.needs_input_grad[0]:
+            if ctx.link is None or _plain():
+                dx = (dy * over(scale, x)).to(x.dtype)
+            else:
                 ctx.link.leave(dy, scale)
-        tables = zip((-scale * total, dscale, total), (center, scale, ctx.shift_shape), strict=True)
-        return dx, None, *(g.sum_to_size(getattr(t, "shape", t)) for g, t in tables), None
+        tables = zip((-scale * total, dscale, total), (center.shape, scale.shape, ctx.shift_shape), strict=True)
+        return dx, None, *(gradient.sum_to_size(shape) for gradient, shape in tables), None
 
 
 def _plain() -> bool:

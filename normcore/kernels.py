@@ -75,9 +75,9 @@ def sums(dy: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
         rows = (1, mean.numel(), -1)
         one = torch.ones(mean.numel(), dtype=wide)
         _, dot, total = torch.ops.aten.native_batch_norm_backward(
-            dy.view(rows), x.view(rows), one, None, None, mean.view(-1), one, True, 0.0, [False, True, True]
+            dy.view(rows), x.view(rows), one, None, None, mean.reshape(-1), one, True, 0.0, [False, True, True]
         )
-        return total.view_as(mean), dot.view_as(mean)
+        return total.view(mean.shape), dot.view(mean.shape)
     spatial = tuple(range(2, x.dim()))
     dy = dy.to(wide)
     return dy.sum(spatial), torch.sub(x, over(mean, x)).mul_(dy).sum(spatial)

@@ -13,12 +13,32 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
+import yaml
 from bs4 import BeautifulSoup
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from normcore import NORMS
+
 ROOT = Path(__file__).resolve().parent.parent
 SITE = ROOT / "_build" / "html"
-PAGES = ["index", "how-to-read", "method", "claims", "status", "reproduce", "references", "runs/fashion_lenet"]
+
+
+def table_of_contents() -> list[str]:
+    """Every page, in the order of the book."""
+
+    def files(entry: dict[str, Any]) -> Iterator[str]:
+        yield from [entry["file"]] if "file" in entry else []
+        yield from (
+            f"runs/{p.stem}" for p in sorted((ROOT / "notebooks").glob("*.ipynb")) if entry.get("glob") == "runs/*"
+        )
+        for part in entry.get("parts", []) + entry.get("chapters", []) + entry.get("sections", []):
+            yield from files(part)
+
+    toc = yaml.safe_load((ROOT / "book" / "_toc.yml").read_text(encoding="utf-8"))
+    return [toc["root"], *files(toc)]
+
+
+PAGES = table_of_contents()
 
 
 @pytest.fixture(scope="module")
@@ -103,9 +123,21 @@ def soups(site: Path) -> Iterator[tuple[Path, BeautifulSoup]]:
 
 
 def test_every_notebook_has_a_page(site: Path) -> None:
-    for notebook in (ROOT / "notebooks").glob("*.ipynb"):
-        assert (site / "runs" / f"{notebook.stem}.html").is_file()
+    for notebook in (ROOT / "notebooks").rglob("*.ipynb"):
+        folder = "runs" if notebook.parent.name == "notebooks" else notebook.parent.name
+        assert f"{folder}/{notebook.stem}" in PAGES
     assert all((site / f"{page}.html").is_file() for page in PAGES)
+
+
+def test_the_normalizers_are_in_the_order_in_which_they_are_taught() -> None:
+    names = [name for name in NORMS if name != "none"]
+    assert [page.partition("/")[2] for page in PAGES if page.removeprefix("normalizers/") in names] == names
+
+
+def test_every_normalizer_is_reached_from_the_overview(site: Path) -> None:
+    overview = (site / "normalizers" / "overview.html").read_text(encoding="utf-8")
+    links = {str(tag["href"]) for tag in BeautifulSoup(overview, "html.parser").select("article a[href]")}
+    assert {f"{name}.html" for name in NORMS if name != "none"} <= links
 
 
 def test_no_link_inside_the_book_is_broken(site: Path) -> None:
@@ -148,8 +180,7 @@ def test_nothing_is_loaded_from_another_host(site: Path) -> None:
 
 @pytest.mark.browser
 @pytest.mark.parametrize("page", PAGES)
-@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
-@pytest.mark.parametrize("origin", ["file", "server"])
+@pytest.mark.parametrize(("origin", "width", "scheme"), [("server", 1280, "light"), ("file", 390, "dark")])
 def test_a_page_reads_well(
     page: str, width: int, scheme: str, origin: str, site: Path, address: str, reader: Reader
 ) -> None:

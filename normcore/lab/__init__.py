@@ -1,8 +1,10 @@
 """The laboratory: experiments on the layers, from a data set to a judged statement."""
 
 from . import claims
+from .anatomy import describe, draw_axes
 from .claims import judge
-from .figures import draw_against, draw_settings, interactive_curves, show, tabulate
+from .demo import activations, show_moments
+from .figures import draw_against, draw_settings, interactive_curves, panel, show, tabulate
 from .runs import RunConfig, Store, curves, epochs, grid, measured_on, table
 from .stats import best, intervals, mean_interval, paired_difference
 from .sweep import Study
@@ -11,10 +13,13 @@ __all__ = [
     "RunConfig",
     "Store",
     "Study",
+    "activations",
     "best",
     "claims",
     "curves",
+    "describe",
     "draw_against",
+    "draw_axes",
     "draw_settings",
     "epochs",
     "grid",
@@ -24,7 +29,9 @@ __all__ = [
     "mean_interval",
     "measured_on",
     "paired_difference",
+    "panel",
     "show",
+    "show_moments",
     "table",
     "tabulate",
 ]

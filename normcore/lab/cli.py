@@ -140,6 +140,19 @@ def run(
 
 
 @app.command()
+def page(
+    notebook: Annotated[Path, typer.Argument(help="A notebook that is no experiment.")],
+    to: Annotated[Path, typer.Option(help="Folder for the executed notebook.")] = Path("_build/pages"),
+) -> None:
+    """Execute a page of the book that is a notebook but no experiment (part of `make book`)."""
+    from .experiments import execute
+
+    if not notebook.is_file():
+        raise UsageError(f"no notebook {notebook} here")
+    console.print(str(execute(notebook, to / notebook.name)))
+
+
+@app.command()
 def results(
     name: Annotated[str, typer.Argument(help="An experiment.")],
     profile: Annotated[str, typer.Option(help="smoke, quick, full, custom, or published.")] = "published",

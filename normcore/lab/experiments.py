@@ -2,6 +2,8 @@
 
 ``notebooks/<name>.ipynb`` has one cell tagged ``parameters`` whose values are the profile ``smoke``;
 ``notebooks/<name>.yaml`` holds what the other profiles change. Dashes in a name are underscores in the file.
+Notebooks in folders below, such as the pages on the normalizers, are no experiments: they measure in seconds
+whatever they show, and keep no results.
 """
 
 import ast
@@ -129,7 +131,7 @@ class Experiment:
         if set(changes) - HOW:
             parameters["profile"] = CUSTOM
         output = output or paths.root() / "_build" / "runs" / self.notebook.name
-        return _execute(self, {**parameters, **changes}, output)
+        return execute(self.notebook, output, {**parameters, **changes})
 
 
 def _numbers(value: Any) -> list[float]:
@@ -161,7 +163,12 @@ def find(name: str) -> Experiment:
 _SAID: tuple[type[LabError], ...] = (UsageError, DataError, SweepIncomplete, ShardDone)
 
 
-def _execute(experiment: Experiment, parameters: dict[str, Any], output: Path) -> Path:
+def execute(notebook: Path, output: Path, parameters: Mapping[str, Any] | None = None) -> Path:
+    """Execute a notebook by papermill; the copy with its outputs takes its final name only if it ended well.
+
+    Raises:
+        UsageError, ShardDone, SweepIncomplete, LabError: as :meth:`Experiment.run`.
+    """
     import papermill
     from papermill.exceptions import PapermillExecutionError
 
@@ -173,7 +180,7 @@ def _execute(experiment: Experiment, parameters: dict[str, Any], output: Path) -
     with replacing(output) as temporary:
         try:
             papermill.execute_notebook(
-                experiment.notebook, temporary, parameters=parameters, kernel_name="python3",
+                notebook, temporary, parameters=dict(parameters or {}), kernel_name="python3",
                 language="python", cwd=str(paths.root()), progress_bar=False, log_output=False,
                 extra_arguments=["--IPKernelApp.log_level=50"],  # what fails is said below
             )  # fmt: skip
@@ -182,8 +189,8 @@ def _execute(experiment: Experiment, parameters: dict[str, Any], output: Path) -
             known: dict[str, type[LabError]] = {e.__name__: e for e in _SAID}
             if error.ename in known:
                 raise known[error.ename](error.evalue) from None
-            where = f"{experiment.notebook.name}, cell {error.exec_count}"
+            where = f"{notebook.name}, cell {error.exec_count}"
             raise LabError(f"{where}: {error.ename}: {error.evalue}") from error
         except Exception as error:  # a dead kernel, a time-out: nbclient's errors
-            raise LabError(f"{experiment.notebook.name}: {type(error).__name__}: {error}") from error
+            raise LabError(f"{notebook.name}: {type(error).__name__}: {error}") from error
     return output

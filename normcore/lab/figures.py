@@ -113,7 +113,7 @@ def show(figures: Figure | Sequence[Figure], *, alt: str, caption: str) -> Html:
     for figure in panels:
         for axes in figure.axes:
             axes.set_ylim(min(low for low, _ in ends), max(high for _, high in ends))
-    return Html(_figure(_panels(panels, alt), caption))
+    return Html(captioned(_panels(panels, alt), caption))
 
 
 def _panels(panels: Sequence[Figure], alt: str) -> str:
@@ -121,7 +121,8 @@ def _panels(panels: Sequence[Figure], alt: str) -> str:
     return f'<div class="nc-panels" role="img" aria-label="{html.escape(alt)}">{drawn}</div>'
 
 
-def _figure(body: str, caption: str, attributes: str = "") -> str:
+def captioned(body: str, caption: str, attributes: str = "") -> str:
+    """Markup as a figure of the book, with its caption."""
     return f'<figure class="nc-figure"{attributes}>{body}<figcaption>{html.escape(caption)}</figcaption></figure>'
 
 
@@ -237,7 +238,7 @@ def interactive_curves(
         for (title, numbers), axes in zip(data, axes_list, strict=True)
     ]
     payload = html.escape(json.dumps({"x": x, "panels": points}, separators=(",", ":"), allow_nan=False))
-    return Html(_figure(body, caption, f' data-curves="{payload}"'))
+    return Html(captioned(body, caption, f' data-curves="{payload}"'))
 
 
 def _log_scale(axes: Axes) -> None:

@@ -100,12 +100,13 @@ class BatchRenorm(RunningNorm):
 
     .. math::
 
-        y = \gamma_c \Bigl(\frac{x - \mu_B}{\sigma_B}\, r + d\Bigr) + \beta_c, \qquad
-        r = \operatorname{clip}\Bigl(\frac{\sigma_B}{\sigma}, \frac1{r_{max}}, r_{max}\Bigr), \quad
-        d = \operatorname{clip}\Bigl(\frac{\mu_B - \mu}{\sigma}, -d_{max}, d_{max}\Bigr)
+        y &= \gamma_c \Bigl(\frac{x - \mu_B}{\sigma_B}\, r + d\Bigr) + \beta_c \\
+        r &= \operatorname{clip}\Bigl(\frac{\sigma_B}{\sigma}, \frac1{r_{max}}, r_{max}\Bigr) \\
+        d &= \operatorname{clip}\Bigl(\frac{\mu_B - \mu}{\sigma}, -d_{max}, d_{max}\Bigr)
 
-    with :math:`\sigma_B^2 = \operatorname{Var}_B + \epsilon`, and :math:`\mu, \sigma^2 = ` running mean,
-    running variance :math:`+\,\epsilon` as they were before this batch. No gradient flows through r and d.
+    with the batch's mean :math:`\mu_B` and :math:`\sigma_B^2`, its biased variance plus :math:`\epsilon`; and the
+    running mean :math:`\mu` and :math:`\sigma^2`, the running variance plus :math:`\epsilon`, both as they were
+    before this batch. No gradient flows through r and d.
     With open clips training and evaluation compute the same. The running averages are those of
     :class:`BatchNorm` (the paper averages :math:`\sigma_B`, with ``momentum`` 0.01), so a trained BatchNorm's
     ``state_dict`` loads.
@@ -113,8 +114,8 @@ class BatchRenorm(RunningNorm):
     Shape: (N, C, *spatial) and the same out.
 
     Args:
-        num_features, eps, momentum, affine, track_running_stats, process_group, device, dtype: see
-            :class:`RunningNorm`; the correction needs running averages, so they cannot be left out.
+        num_features, eps, momentum, affine, process_group, device, dtype: see :class:`RunningNorm`.
+        track_running_stats: must be True: the correction is toward the running averages.
         r_max, d_max: the clips, at least 1 and at least 0.
         schedule: called as ``schedule(step, r_max, d_max)`` with the number of training batches so far,
             a tensor, gives the clips of this batch; None: constant clips.

@@ -5,7 +5,8 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from normcore.lab import experiments
+from normcore import NORMS
+from normcore.lab import experiments, paths
 from normcore.lab.errors import LabError, SweepIncomplete, UsageError
 from normcore.lab.experiments import HOW, PROFILES, Experiment
 from normcore.lab.runs import Store
@@ -13,6 +14,7 @@ from normcore.lab.runs import Store
 from .helpers import made_up
 
 ALL = sorted(experiments.experiments().values(), key=lambda e: e.name)
+PAGES = sorted((paths.root() / "notebooks" / "normalizers").glob("*.ipynb"))
 HEAD = """profile = "smoke"
 steps = 4
 lr = 0.1
@@ -45,6 +47,23 @@ def test_a_notebook_s_profiles_are_of_its_parameters(experiment: Experiment) -> 
         assert set(found) == set(experiment.parameters)
         assert found["profile"] == profile
     assert not HOW & (experiment.profile("full").keys() - experiment.parameters.keys())
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda p: p.stem)
+def test_a_page_on_a_normalizer_is_as_the_book_wants_it(path: Path) -> None:
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    code = [c for c in notebook.cells if c.cell_type == "code"]
+    assert notebook.cells[0].source.startswith("# ")
+    assert not any(c.outputs or c.execution_count for c in code), "outputs are committed"
+    assert not any("optimizer" in c.source for c in code), "a notebook holds no training code"
+    assert Experiment(path.stem, path).parameters["seed"] == 0
+
+
+def test_every_normalizer_has_a_page_and_it_is_no_experiment() -> None:
+    named = {name for name in NORMS if name != "none"}
+    assert named <= {path.stem for path in PAGES}
+    assert not {path.stem for path in PAGES} & set(experiments.experiments())
 
 
 def write(folder: Path, *cells: str, head: str = HEAD, profiles: str = "quick: {steps: 8}\n") -> Experiment:
