@@ -181,16 +181,14 @@ def _composite(
 class _Link:
     """What apply leaves for moments within one backward pass, so that the input gradient is written once."""
 
-    left: tuple[int, Tensor, Tensor] | None = None
+    def __init__(self) -> None:
+        self.left: dict[int, tuple[Tensor, Tensor]] = {}  # by the backward pass, which may run within another
 
     def leave(self, dy: Tensor, scale: Tensor) -> None:
-        self.left = (torch._C._current_graph_task_id(), dy, scale)
+        self.left[torch._C._current_graph_task_id()] = (dy, scale)
 
-    def take(self) -> tuple[Tensor | None, Tensor | None]:
-        left, self.left = self.left, None
-        if left is None or left[0] != torch._C._current_graph_task_id():
-            return None, None
-        return left[1:]
+    def take(self) -> tuple[Tensor, Tensor] | None:
+        return self.left.pop(torch._C._current_graph_task_id(), None)
 
 
 class _Moments(torch.autograd.Function):
@@ -208,11 +206,12 @@ class _Moments(torch.autograd.Function):
         x, mean = ctx.saved_tensors
         m = max(x.shape[2:].numel(), 1)
         p, q = dvar * (2 / m), dmean / m
-        if _plain():  # apply has given its share of dx itself
+        if _plain(dmean):  # apply has given its share of dx itself
             return (over(p, x) * (x - over(mean, x)) + over(q, x)).to(x.dtype), None
-        dy, scale = ctx.link.take()
-        if dy is None:  # a second derivative that does not pass through apply
+        left = ctx.link.take()
+        if left is None:  # a second derivative that does not pass through apply
             return kernels.apply(x, mean, p, q), None
+        dy, scale = left
         return kernels.input_gradient(dy, x, scale, mean, p, q), None
 
 
@@ -235,7 +234,7 @@ class _Apply(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor) -> Any:
         x, mean, center, scale = ctx.saved_tensors
         dx = None
-        if _plain():
+        if _plain(dy):
             wide = dy.to(scale.dtype)
             total = _sum(wide, x)
             dscale = _sum(wide * (x - over(center, x)), x)
@@ -244,17 +243,22 @@ class _Apply(torch.autograd.Function):
             total, dot = kernels.sums(dy, x, mean)
             dscale = torch.addcmul(dot, mean - center, total)
         if ctx.needs_input_grad[0]:
-            if ctx.link is None or _plain():
+            if ctx.link is None or _plain(dy):
                 dx = (dy * over(scale, x)).to(x.dtype)
-            else:
+            elif torch._C._will_engine_execute_node(ctx.next_functions[1][0]):  # moments comes in this pass
                 ctx.link.leave(dy, scale)
         tables = zip((-scale * total, dscale, total), (center.shape, scale.shape, ctx.shift_shape), strict=True)
         return dx, None, *(gradient.sum_to_size(shape) for gradient, shape in tables), None
 
 
-def _plain() -> bool:
+def _plain(gradient: Tensor) -> bool:
     """Whether a backward pass is looked at itself: it must be differentiable (create_graph) or batched (vmap)."""
-    return torch.is_grad_enabled() or torch._C._are_functorch_transforms_active()
+    functorch = torch._C._functorch
+    return (
+        torch.is_grad_enabled()
+        or torch._C._are_functorch_transforms_active()
+        or functorch.is_legacy_batchedtensor(gradient)
+    )
 
 
 def _sum(x: Tensor, like: Tensor) -> Tensor:

@@ -58,7 +58,8 @@ def apply(x: Tensor, center: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     """scale (x - center) + shift in the dtype of x: one read, one write."""
     if _vectorized(x):
         rows = x.view(1, x.shape[0] * x.shape[1], -1)
-        scale, shift, center = (t.expand(x.shape[:2]).reshape(-1) for t in (scale, shift, center))
+        # contiguous: a reshaped expansion may keep a stride of 0, which sends the kernel a slow way
+        scale, shift, center = (t.expand(x.shape[:2]).reshape(-1).contiguous() for t in (scale, shift, center))
         one = torch.ones_like(scale)
         y = torch.native_batch_norm(rows, scale, shift, center, one, training=False, momentum=0.0, eps=0.0)
         return torch.ops.aten._unsafe_view(y[0], x.shape)  # not a view to autograd: in-place operations may follow
@@ -70,12 +71,21 @@ def sums(dy: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
     r""":math:`\sum dy` and :math:`\sum dy\,(x - \mu)` of every (n, c): reads dy and x once."""
     wide = mean.dtype
     if x.dim() == 2:
-        return dy.to(wide), torch.zeros_like(mean)
+        return dy.to(wide), dy * (x.to(wide) - mean)
     if _vectorized(x):
         rows = (1, mean.numel(), -1)
         one = torch.ones(mean.numel(), dtype=wide)
         _, dot, total = torch.ops.aten.native_batch_norm_backward(
-            dy.view(rows), x.view(rows), one, None, None, mean.reshape(-1), one, True, 0.0, [False, True, True]
+            dy.view(rows),
+            x.view(rows),
+            one,
+            None,
+            None,
+            mean.reshape(-1).contiguous(),
+            one,
+            True,
+            0.0,
+            [False, True, True],
         )
         return total.view(mean.shape), dot.view(mean.shape)
     spatial = tuple(range(2, x.dim()))
