@@ -99,6 +99,7 @@ rule pages:
     input:
         expand("book/runs/{name}.ipynb", name=NOTEBOOKS),
         "book/claims.yml",
+        "book/_toc.yml",
         LAB,
     output:
         "book/_generated/summary.md",

@@ -1,11 +1,12 @@
 """The statements of the five documents, and their verdicts, computed from results.
 
-``book/claims.yml`` has an entry for every statement. A testable one names its experiment and the predicates
-that judge it; nobody writes a verdict by hand.
+``book/claims.yml`` has an entry for every statement. A testable one names its experiment, or its definition (a
+function that runs the layers), and the predicates that judge it; nobody writes a verdict by hand.
 """
 
 import html
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -13,6 +14,7 @@ import pandas as pd
 import yaml
 
 from . import paths
+from .definitions import DEFINITIONS, Definition
 from .errors import LabError, UsageError, unknown
 from .experiments import find
 from .runs import Run
@@ -23,6 +25,7 @@ NOT_TESTABLE, NOT_MEASURED = "not testable here", "not measured yet"
 VERDICTS = (SUPPORTED, REFUTED, INCONCLUSIVE, NOT_TESTABLE, NOT_MEASURED)
 KINDS = {"num": "number", "ord": "order or trend", "def": "definition", "adv": "advice"}
 MIN_SEEDS = 3  # fewer give no verdict
+TOLERANCE = 1e-12  # of what is computed in float64 and must be equal
 
 
 @dataclass(frozen=True)
@@ -33,20 +36,30 @@ class Part:
         says: in words, what must hold.
         measured: what the effect is, with its unit.
         effect: the measured value and its 95 % interval.
-        seeds: how many runs a variant it rests on.
+        seeds: how many runs a variant it rests on; None where nothing is random, and no interval says anything.
         verdict: ``supported``, ``refuted`` or ``inconclusive``.
     """
 
     says: str
     measured: str
     effect: Interval
-    seeds: int
+    seeds: int | None
     verdict: str
+
+    @property
+    def found(self) -> str:
+        """What was measured, in words."""
+        value = self.effect.mean
+        exact = f"{value:.4g}" if abs(value) > 1e-6 else f"{value:.1g}"  # of a rounding error the size says all
+        return f"{self.measured}: {exact if self.seeds is None else format(self.effect, '+.4f')}"
+
+
+Predicate = Callable[..., Part]
 
 
 @dataclass(frozen=True)
 class Judged:
-    """A statement with its verdict."""
+    """A statement with its verdict, which rests on its ``parts``; what is ``also`` measured explains it."""
 
     id: str
     kind: str
@@ -55,26 +68,36 @@ class Judged:
     reason: str = ""
     note: str = ""
     experiment: str = ""
+    definition: str = ""
+    normalizers: tuple[str, ...] = ()
     profile: str = ""
     parts: tuple[Part, ...] = field(default_factory=tuple)
+    also: tuple[Part, ...] = ()
 
     @property
     def source(self) -> str:
         return self.id.partition("-")[0]
 
     def to_json(self) -> dict[str, Any]:
-        parts = [{**asdict(p), "effect": _finite(p.effect)} for p in self.parts]
-        return {"source": self.source, **asdict(self), "parts": parts}
+        found = {
+            name: [{**asdict(p), "effect": _finite(p.effect)} for p in parts]
+            for name, parts in (("parts", self.parts), ("also", self.also))
+        }
+        return {"source": self.source, **asdict(self), **found}
 
     def _repr_html_(self) -> str:
         head = f'<p class="nc-judged"><b>{self.id}</b> {html.escape(self.statement)}<br>'
         head += f'<span class="nc-verdict">{self.verdict}</span> {html.escape(self.reason)}</p>'
         if not self.parts:
             return head
-        cells = ((p.says, f"{p.measured}: {p.effect:+.4f}", p.verdict) for p in self.parts)
+        return head + self._table(self.parts, "part") + (self._table(self.also, "also") if self.also else "")
+
+    def _table(self, parts: Sequence[Part], title: str) -> str:
+        cells = ((p.says, p.found, p.verdict) for p in parts)
         rows = "".join("<tr>" + "".join(f"<td>{html.escape(c)}</td>" for c in row) + "</tr>" for row in cells)
-        titles = "".join(f'<th scope="col">{t}</th>' for t in ("part", "effect, 95 % interval", "verdict"))
-        return f'{head}<table class="dataframe"><thead><tr>{titles}</tr></thead><tbody>{rows}</tbody></table>'
+        effect = "measured" if self.definition else "effect, 95 % interval"
+        titles = "".join(f'<th scope="col">{t}</th>' for t in (title, effect, "verdict"))
+        return f'<table class="dataframe"><thead><tr>{titles}</tr></thead><tbody>{rows}</tbody></table>'
 
 
 def _finite(interval: Interval) -> dict[str, float | None]:
@@ -95,7 +118,7 @@ def values(claim: str) -> dict[str, list[float]]:
 
 
 def judge_all() -> list[Judged]:
-    """Every statement, judged by the published results."""
+    """Every statement, judged by the published results, a definition by the layers."""
     entries = read()["claims"]
     names = {entry["experiment"] for entry in entries if "experiment" in entry}
     published = {name: find(name).published_runs() for name in names}  # read once, however many judge them
@@ -106,8 +129,8 @@ def judge_all() -> list[Judged]:
     return judged
 
 
-def judge(claim: str, runs: Sequence[Run], profile: str = "") -> Judged:
-    """One statement, judged by these runs: the last cell of an experiment's notebook."""
+def judge(claim: str, runs: Sequence[Run] = (), profile: str = "") -> Judged:
+    """One statement, judged by these runs: the last cell of an experiment's notebook. A definition needs none."""
     return _judge(_entry(claim), runs, profile)
 
 
@@ -119,11 +142,14 @@ def _entry(claim: str) -> dict[str, Any]:
 
 
 def _judge(entry: dict[str, Any], runs: Sequence[Run], profile: str) -> Judged:
-    known = {name: entry.get(name, "") for name in ("id", "kind", "statement", "note", "experiment")}
+    known = {name: entry.get(name, "") for name in ("id", "kind", "statement", "note", "experiment", "definition")}
+    known["normalizers"] = tuple(entry.get("normalizers", ()))
     if entry.get("reason"):
         return Judged(**known, verdict=NOT_TESTABLE, reason=entry["reason"])
     if not entry.get("parts"):
         return Judged(**known, verdict=NOT_MEASURED)
+    if entry.get("definition"):
+        return _verdict(entry, known, EXACT_PREDICATES, _definition(entry)())
     if not runs:
         return Judged(**known, verdict=NOT_MEASURED, reason="its experiment has no results yet")
     for name, value in entry.get("requires", {}).items():
@@ -131,23 +157,37 @@ def _judge(entry: dict[str, Any], runs: Sequence[Run], profile: str) -> Judged:
         if found != {value}:
             reason = f"these runs have {name} {', '.join(map(str, sorted(found)))}; the statement is about {value}"
             return Judged(**known, verdict=NOT_MEASURED, reason=reason, profile=profile)
-    needed = {part[name] for part in entry["parts"] for name in ("norm", "a", "b") if name in part}
+    specs = (*entry["parts"], *entry.get("also", ()))
+    needed = {part[name] for part in specs for name in ("norm", "a", "b") if name in part}
     if missing := needed - {run.config.norm for run in runs}:
         reason = f"these runs lack {', '.join(sorted(missing))}"
         return Judged(**known, verdict=NOT_MEASURED, reason=reason, profile=profile)
-    parts = tuple(_part(entry, spec, runs) for spec in entry["parts"])
-    return Judged(**known, verdict=combine(p.verdict for p in parts), profile=profile, parts=parts)
+    return _verdict(entry, {**known, "profile": profile}, PREDICATES, runs)
 
 
-def _part(entry: dict[str, Any], spec: dict[str, Any], runs: Sequence[Run]) -> Part:
+def _definition(entry: dict[str, Any]) -> Definition:
+    name = entry["definition"]
+    if name not in DEFINITIONS:
+        raise unknown(f"definition of {entry['id']}", name, DEFINITIONS)
+    return DEFINITIONS[name]
+
+
+def _verdict(entry: dict[str, Any], known: dict[str, Any], predicates: Mapping[str, Predicate], results: Any) -> Judged:
+    parts, also = (
+        tuple(_part(entry, spec, predicates, results) for spec in entry.get(name, ())) for name in ("parts", "also")
+    )
+    return Judged(**known, verdict=combine(p.verdict for p in parts), parts=parts, also=also)
+
+
+def _part(entry: dict[str, Any], spec: dict[str, Any], predicates: Mapping[str, Predicate], results: Any) -> Part:
     claim, arguments = entry["id"], dict(spec)
     name = arguments.pop("predicate")
     if name == "matches":  # against the numbers of the statement itself
         arguments["values"] = entry["values"][spec["norm"]]
-    if name not in PREDICATES:
-        raise unknown(f"predicate of {claim}", name, PREDICATES)
+    if name not in predicates:
+        raise unknown(f"predicate of {claim}", name, predicates)
     try:
-        return PREDICATES[name](runs, **arguments)
+        return predicates[name](results, **arguments)
     except (TypeError, UsageError) as error:
         raise LabError(f"book/claims.yml, {claim}, {name}: {error}") from error
 
@@ -240,4 +280,34 @@ def matches(runs: Sequence[Run], says: str, metric: str, norm: str, values: Sequ
     return Part(says, measured, mean_interval(every), seeds, verdict)
 
 
-PREDICATES: dict[str, Callable[..., Part]] = {"lower": lower, "higher": higher, "matches": matches}
+# --- predicates of definitions ---------------------------------------------------------------------------
+
+
+def _exact(
+    measured: Mapping[str, float], says: str, measure: str, expected: str, holds: Callable[[float], bool]
+) -> Part:
+    if measure not in measured:
+        raise unknown("measure", measure, measured)
+    value = float(measured[measure])
+    verdict = SUPPORTED if holds(value) else REFUTED
+    return Part(says, f"{measure} ({expected})", Interval(value, math.nan, math.nan), None, verdict)
+
+
+def equals(
+    measured: Mapping[str, float], says: str, measure: str, value: float | None = None, tolerance: float = TOLERANCE
+) -> Part:
+    """The number is this value, within the tolerance; without a value it is a difference, and there is none."""
+    if value is None:
+        expected = f"at most {tolerance:g}"
+    else:
+        expected = f"expected {value:.4g}" + (f" within {tolerance:g}" if tolerance > TOLERANCE else "")
+    return _exact(measured, says, measure, expected, lambda found: abs(found - (value or 0)) <= tolerance)
+
+
+def exceeds(measured: Mapping[str, float], says: str, measure: str, bound: float = TOLERANCE) -> Part:
+    """The measured number is above this bound; there is a difference."""
+    return _exact(measured, says, measure, f"more than {bound:g}", lambda found: found > bound)
+
+
+PREDICATES: dict[str, Predicate] = {"lower": lower, "higher": higher, "matches": matches}  # over runs
+EXACT_PREDICATES: dict[str, Predicate] = {"equals": equals, "exceeds": exceeds}  # over the numbers of a definition

@@ -13,7 +13,7 @@ import pandas as pd
 from matplotlib.ticker import MaxNLocator
 
 from . import figures, paths
-from .claims import KINDS, NOT_MEASURED, VERDICTS, Judged, judge_all, read
+from .claims import KINDS, NOT_MEASURED, TOLERANCE, VERDICTS, Judged, Part, judge_all, read
 from .experiments import Experiment, experiments, find
 from .files import write_text
 from .runs import Run, Store, curves, measured_on, table
@@ -63,15 +63,21 @@ def _when(moment: str) -> str:
 
 # --- the ledger ------------------------------------------------------------------------------------------
 
+_DEFINITIONS = (
+    "A definition is judged on the layers themselves, which run on small, fixed inputs in double precision each time "
+    "the book is built. Nothing is trained and nothing changes from run to run, so its numbers have no interval; those "
+    f"that must be equal may differ by rounding, {TOLERANCE:g}."
+)
+
 
 def ledger(judged: Sequence[Judged]) -> str:
-    """Counts by document and verdict, then every statement."""
+    """Counts by document and verdict, how definitions are judged, then every statement."""
     sources = read()["sources"]
     counts = {source: Counter(j.verdict for j in judged if j.source == source) for source in sources}
     total = Counter(j.verdict for j in judged)
     rows = [[_badge(v), *(c[v] or "" for c in counts.values()), total[v]] for v in VERDICTS]
     rows.append(["**statements**", *(c.total() for c in counts.values()), f"**{total.total()}**"])
-    blocks = [_table(["verdict", *(f"[{s}](#{s.lower()})" for s in sources), "all"], rows, "lrrrrrr")]
+    blocks = [_table(["verdict", *(f"[{s}](#{s.lower()})" for s in sources), "all"], rows, "lrrrrrr"), _DEFINITIONS]
     pages = {name: e.page for name, e in experiments().items()}
     for source, about in sources.items():
         blocks += [
@@ -85,15 +91,34 @@ def ledger(judged: Sequence[Judged]) -> str:
 def _claim(judged: Judged, pages: dict[str, str]) -> str:
     lines = [f"**{judged.id}** {_badge(judged.verdict)} *{KINDS[judged.kind]}*", judged.statement]
     if judged.parts:
-        rows = [[p.says, f"{p.measured}: {p.effect:+.4f}", p.seeds, p.verdict] for p in judged.parts]
-        lines.append(_table(["what must hold", "measured, with 95 % interval", "seeds", "verdict"], rows, "llrl"))
-    tail = [judged.note.strip(), f"{judged.reason.capitalize()}." if judged.reason else ""]
+        lines.append(_parts(judged.parts, "what must hold"))
+    if judged.also:
+        lines.append(_parts(judged.also, "also measured, outside of the verdict"))
+    tail = [judged.note.strip(), f"{judged.reason[0].upper()}{judged.reason[1:]}." if judged.reason else ""]
     if judged.experiment:
         shown = f", profile {judged.profile}" if judged.profile else ""
         tail.append(f"Experiment: [{judged.experiment}]({pages[judged.experiment]}.ipynb){shown}.")
+    if judged.definition:
+        tail.append(f"Measured on the layers by `{judged.definition}` of `normcore/lab/definitions.py`.")
+    if links := _normalizer_links(judged.normalizers):
+        tail.append(f"More on {links}.")
     text = " ".join(t for t in tail if t)
     body = "\n\n".join([*lines, text] if text else lines)
     return f"({judged.id.lower()})=\n::::{{div}} nc-claim\n{body}\n::::"
+
+
+def _parts(parts: Sequence[Part], title: str) -> str:
+    if all(p.seeds is None for p in parts):
+        return _table([title, "measured, in float64", "verdict"], ([p.says, p.found, p.verdict] for p in parts))
+    rows = ([p.says, p.found, p.seeds, p.verdict] for p in parts)
+    return _table([title, "measured, with 95 % interval", "seeds", "verdict"], rows, "llrl")
+
+
+def _normalizer_links(names: Iterable[str]) -> str:
+    """To the pages of the normalizers, where the table of contents has them."""
+    contents = (paths.root() / "book" / "_toc.yml").read_text(encoding="utf-8").split()
+    there = [name for name in names if f"normalizers/{name}" in contents]
+    return ", ".join(f"[{figures.STYLES[name].label}](normalizers/{name}.ipynb)" for name in there)
 
 
 # --- the status page -------------------------------------------------------------------------------------
@@ -160,9 +185,17 @@ def summary(judged: Sequence[Judged]) -> str:
     said = ", ".join(f"{counts[v]} {v}" for v in VERDICTS if counts[v])
     blocks = [f"Of {len(judged)} statements: {said}."]
     measured = [j for j in judged if j.verdict != NOT_MEASURED and j.parts]
-    if measured:
-        rows = [[f"[{j.id}](#{j.id.lower()})", j.statement, _badge(j.verdict)] for j in measured]
+    trained = [j for j in measured if j.kind != "def"]
+    if trained:
+        rows = [[f"[{j.id}](#{j.id.lower()})", j.statement, _badge(j.verdict)] for j in trained]
         blocks.append(_table(["", "statement", "verdict"], rows))
+    defined = Counter(j.verdict for j in measured if j.kind == "def")
+    if defined:
+        said = ", ".join(f"{defined[v]} {v}" for v in VERDICTS if defined[v])
+        blocks.append(
+            f"Besides, {defined.total()} definitions and identities were tested on the layers themselves: {said}. "
+            "[The ledger](claims.md) has them all."
+        )
     profile, runs = find(_LEAD).published_runs()
     if runs:
         blocks += [_lead_words(profile, runs), _raw(_lead_figure(runs))]
