@@ -67,7 +67,7 @@ def moments(x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
     if not traced() and not (torch.is_grad_enabled() and x.requires_grad):
         return kernels.moments(kernels.dense(x))
     if x.numel() == 0:  # var_mean warns of it
-        return x.mean(spatial), x.mean(spatial)
+        return x.sum(spatial), x.sum(spatial)
     var, mean = torch.var_mean(x, dim=spatial, correction=0)
     return mean, var
 

@@ -41,6 +41,8 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
     wide = table_dtype(x)
     if x.dim() == 2:
         return x.to(wide), torch.zeros_like(x, dtype=wide)
+    if not x.numel():
+        return x.new_zeros(x.shape[:2], dtype=wide), x.new_zeros(x.shape[:2], dtype=wide)
     if _vectorized(x):
         n, c = x.shape[:2]
         # without a weight the kernel would round the statistics of half-precision input to half precision

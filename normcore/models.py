@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from .factory import make_norm
 from .functional import pool
-from .layers import FullNormBL, InstanceNorm, Norm, ReferenceBatchNorm, RunningNorm
+from .layers import FullNormBL, InstanceNorm, Norm, ReferenceBatchNorm, RMSNorm, RunningNorm
 
 __all__ = ["convert_norms", "freeze_norms", "recalibrate"]
 
@@ -67,6 +67,8 @@ def _kept_options(old: Any, name: str) -> dict[str, Any]:
     if name in ("none", "lrn"):
         return {}
     kept = {"eps": old.eps, "affine": old.affine}
+    if old.affine and old.bias is None and name != "rms" and not isinstance(old, RMSNorm):
+        kept["bias"] = False
     of_batch = isinstance(old, (_TORCH_BATCH_NORMS, RunningNorm)) and not isinstance(old, (InstanceNorm, FullNormBL))
     alike = name == "in" and isinstance(old, (InstanceNorm, nn.modules.instancenorm._InstanceNorm))
     if alike or (of_batch and name in ("bn", "brn", "rbn", "sn", "fnbb")):

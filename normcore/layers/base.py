@@ -22,6 +22,7 @@ class Norm(nn.Module):
         num_features: number of channels C.
         eps: added to the variance.
         affine: whether to learn a ``weight`` and a ``bias``, which start at one and zero.
+        bias: with ``affine``, whether to learn the bias.
         device, dtype: where and in what type the parameters are made.
 
     Raises:
@@ -37,6 +38,7 @@ class Norm(nn.Module):
         eps: float = 1e-5,
         affine: bool = True,
         *,
+        bias: bool = True,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -46,8 +48,8 @@ class Norm(nn.Module):
         if not eps >= 0:
             raise ValueError(f"eps must not be negative, got {eps}")
         self.num_features, self.eps, self.affine = num_features, eps, affine
-        for name in ("weight", "bias"):
-            table = nn.Parameter(torch.empty(self._table_size(), device=device, dtype=dtype)) if affine else None
+        for name, learned in (("weight", affine), ("bias", affine and bias)):
+            table = nn.Parameter(torch.empty(self._table_size(), device=device, dtype=dtype)) if learned else None
             self.register_parameter(name, table)
         self.reset_parameters()
 
@@ -63,7 +65,8 @@ class Norm(nn.Module):
             nn.init.zeros_(self.bias)
 
     def extra_repr(self) -> str:
-        return f"{self.num_features}, eps={self.eps}, affine={self.affine}"
+        without = ", bias=False" if self.weight is not None and self.bias is None else ""
+        return f"{self.num_features}, eps={self.eps}, affine={self.affine}{without}"
 
     def _check_input(self, x: Tensor, mask: Tensor | None = None) -> Tensor | None:
         """Refuse what the layer cannot take; returns the mask with a channel axis."""
@@ -106,7 +109,7 @@ class RunningNorm(Norm):
     loading and synchronization of all such layers stand here, as in torch's ``_NormBase``.
 
     Args:
-        num_features, eps, affine, device, dtype: see :class:`Norm`.
+        num_features, eps, affine, bias, device, dtype: see :class:`Norm`.
         momentum: weight of the new value in the running averages; None averages all batches equally.
         track_running_stats: without, batch statistics are used at evaluation too.
         process_group: the processes over which batch statistics are taken, by one small all-reduce of the
@@ -130,10 +133,11 @@ class RunningNorm(Norm):
         track_running_stats: bool = True,
         *,
         process_group: dist.ProcessGroup | None = None,
+        bias: bool = True,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__(num_features, eps, affine, device=device, dtype=dtype)
+        super().__init__(num_features, eps, affine, bias=bias, device=device, dtype=dtype)
         if momentum is not None and not 0 <= momentum <= 1:
             raise ValueError(f"momentum must be None or in [0, 1], got {momentum}")
         self.momentum, self.track_running_stats, self.process_group = momentum, track_running_stats, process_group
@@ -163,7 +167,7 @@ class RunningNorm(Norm):
 
     @property
     def _updates(self) -> bool:
-        return self.training and not self.frozen and self.running_mean is not None
+        return self.training and not self.frozen and self.track_running_stats and self.running_mean is not None
 
     @property
     def _evaluates(self) -> bool:
@@ -200,9 +204,15 @@ class RunningNorm(Norm):
         return F.batch_norm(x, *running, self.weight, self.bias, True, self.momentum or 0.0, self.eps)
 
     def _suits_batch_norm(self, x: Tensor) -> bool:
-        """Whether that kernel is the faster: channels_last data and small ones, where calls cost more than memory."""
-        plain = self.process_group is None and (self.momentum is not None or not self._updates) and not traced()
-        if not plain or (x.is_cuda and compiles(x)):
+        """Whether that kernel is as exact and the faster: for channels_last data and small ones, where calls cost
+        more than memory."""
+        if self.process_group is not None or traced() or (x.is_cuda and compiles(x)):
+            return False
+        if self.eps == 0 or (self._updates and self.momentum is None):
+            return False
+        wide = table_dtype(x)  # half-precision input needs a weight of that dtype, or its statistics are rounded
+        tables = [t for t in (self.weight, self.running_mean) if t is not None]
+        if any(t.dtype != wide for t in tables) or (x.dtype != wide and self.weight is None):
             return False
         return x.numel() < SMALL or not x.is_contiguous() or x.is_cuda
 
@@ -243,14 +253,29 @@ class RunningNorm(Norm):
         unbiased = var.view(-1) * (
             count / (count - 1).clamp(min=1) if isinstance(count, Tensor) else count / max(count - 1, 1)
         )
-        m = self.momentum if self.momentum is not None else self.num_batches_tracked.to(dtype).reciprocal()
+        m: Any = self.momentum if self.momentum is not None else self.num_batches_tracked.to(dtype).reciprocal()
+        if isinstance(count, Tensor):  # the batch may be empty
+            m = m * (count > 0).to(dtype)
         self.running_mean.lerp_(mean.view(-1).to(dtype), m)
         self.running_var.lerp_(unbiased.to(dtype), m)
 
 
 def _gather(row: Tensor, group: dist.ProcessGroup) -> Tensor:
     """The rows of all processes, one below the other, by an all-reduce; differentiable."""
-    from torch.distributed.nn.functional import all_reduce
-
     own = torch.arange(dist.get_world_size(group), device=row.device) == dist.get_rank(group)
-    return all_reduce(own.unsqueeze(1) * row, group=group)
+    return _AllReduce.apply(own.unsqueeze(1) * row, group)
+
+
+class _AllReduce(torch.autograd.Function):
+    """The sum over all processes; its gradient is the sum of their gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, group: dist.ProcessGroup) -> Tensor:
+        ctx.group = group
+        total = x.clone()
+        dist.all_reduce(total, group=group)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        return _AllReduce.apply(gradient, ctx.group), None

@@ -190,8 +190,9 @@ class VirtualBatchNorm(_Reference, Norm):
         *,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        **options: Any,
     ) -> None:
-        super().__init__(num_features, eps, affine, device=device, dtype=dtype)
+        super().__init__(num_features, eps, affine, device=device, dtype=dtype, **options)
         self._register_reference(num_features, device, dtype)
         self._passing = False
         self._live: tuple[Tensor, Tensor, Tensor] | None = None  # with the graph of the reference pass

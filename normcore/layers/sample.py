@@ -173,8 +173,7 @@ class RMSNorm(Norm):
     """
 
     def __init__(self, num_features: int, eps: float = 1e-5, affine: bool = True, **options: Any) -> None:
-        super().__init__(num_features, eps, affine, **options)
-        self.register_parameter("bias", None)
+        super().__init__(num_features, eps, affine, bias=False, **options)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Normalize x; positions where the mask (N, *spatial) is False count for nothing and come out 0."""

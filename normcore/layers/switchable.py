@@ -81,7 +81,7 @@ class SwitchableNorm(RunningNorm):
         else:
             empty = self._pass_empty(x)
             if empty is not None:
-                return empty
+                return empty + 0 * (self.mean_weight.sum() + self.var_weight.sum())  # a gradient of zero
             self._refuse_single_value(x)
         shares = (self.mean_weight, self.var_weight)
         y, *found = fused_norm(x, self._mix, self.weight, self.bias, *shares, *running, self._counts(x))
