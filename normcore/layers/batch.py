@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..functional import fused_norm
-from ..kernels import dense
+from ..kernels import dense, table_dtype
 from .base import RunningNorm
 
 __all__ = ["BatchNorm", "BatchRenorm", "ClipSchedule"]
@@ -169,9 +169,11 @@ class BatchRenorm(RunningNorm):
 
     def _clips(self) -> tuple[Tensor, Tensor]:
         assert self.num_batches_tracked is not None
-        step = self.num_batches_tracked
+        assert self.running_var is not None
+        step = self.num_batches_tracked.to(table_dtype(self.running_var))
         r_max, d_max = self.schedule(step, self.r_max, self.d_max) if self.schedule else (self.r_max, self.d_max)
-        return torch.as_tensor(r_max, device=step.device), torch.as_tensor(d_max, device=step.device)
+        r_max, d_max = (torch.as_tensor(t, dtype=step.dtype, device=step.device) for t in (r_max, d_max))
+        return r_max, d_max
 
     def _before(self) -> tuple[Tensor, Tensor]:
         """The running averages before this batch moves them."""

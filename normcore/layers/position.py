@@ -78,5 +78,5 @@ class LocalResponseNorm(nn.LocalResponseNorm):
             raise ValueError(
                 f"LocalResponseNorm takes (N, C, *spatial) of 3 to 5 dimensions, got {x.dim()}D, shape {tuple(x.shape)}"
             )
-        y = F.local_response_norm(x.to(table_dtype(x)), self.size, self.alpha, self.beta, self.k)
+        y = F.local_response_norm(x.to(table_dtype(x)).contiguous(), self.size, self.alpha, self.beta, self.k)
         return y.to(x.dtype).contiguous(memory_format=memory_format(x))

@@ -218,7 +218,7 @@ class VirtualBatchNorm(_Reference, Norm):
     ) -> tuple[Tensor, ...]:
         own_mean, own_var = (t.detach() for t in pool(mean, var, 0))
         reference = _present(reference, own_mean, own_var, mean.shape[0])
-        share = 1 / (reference[2] + 1)
+        share = 1 / (reference[2].to(mean.dtype) + 1)
         away = reference[0] - mean
         center = torch.addcmul(reference[0], away, -share)
         variance = torch.lerp(reference[1], var, share) + share * (1 - share) * away.square()
