@@ -210,10 +210,11 @@ class RunningNorm(Norm):
             return False
         if self.eps == 0 or (self._updates and self.momentum is None):
             return False
-        wide = table_dtype(x)  # half-precision input needs a weight of that dtype, or its statistics are rounded
-        tables = [t for t in (self.weight, self.running_mean) if t is not None]
-        if any(t.dtype != wide for t in tables) or (x.dtype != wide and self.weight is None):
+        wide = table_dtype(x)
+        if any(t is not None and t.dtype != wide for t in (self.weight, self.running_mean)):
             return False
+        if x.dtype != wide and (self.weight is None or not x.is_cuda):
+            return False  # it would round half-precision input's statistics or, on a CPU, the bias' gradient
         return x.numel() < SMALL or not x.is_contiguous() or x.is_cuda
 
     def _counts(self, x: Tensor, mask: Tensor | None = None) -> Tensor | None:
