@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..functional import compiles, fused_norm, pool
+from ..kernels import memory_format
 from .base import Norm, RunningNorm
 
 __all__ = ["GroupNorm", "InstanceNorm", "LayerNorm", "RMSNorm"]
@@ -41,7 +42,7 @@ class GroupNorm(Norm):
     """
 
     def __init__(self, num_groups: int, num_channels: int, eps: float = 1e-5, affine: bool = True, **options: Any):
-        if num_groups < 1 or num_channels % num_groups:
+        if num_channels > 0 and (num_groups < 1 or num_channels % num_groups):
             raise ValueError(f"num_groups must divide num_channels={num_channels}, got num_groups={num_groups}")
         self.num_groups = num_groups
         super().__init__(num_channels, eps, affine, **options)
@@ -137,7 +138,7 @@ class InstanceNorm(RunningNorm):
         if self._evaluates:
             return self._evaluate(x, mask)
         positions = x.shape[2:].numel()
-        if positions == 1:
+        if positions == 1 and x.shape[0]:
             raise ValueError(f"Expected more than 1 spatial element when training, got input size {x.size()}")
         if mask is None and not self._updates and _native(x, self.weight):
             return F.group_norm(x, self.num_features, self.weight, self.bias, self.eps)
@@ -186,6 +187,8 @@ class RMSNorm(Norm):
 
 
 def _native(x: Tensor, weight: Tensor | None) -> bool:
-    """Whether torch's group norm kernel is as exact as the engine and no slower."""
+    """Whether torch's group norm kernel is as exact as the engine and no slower. For channels_last data it takes
+    mean squares minus squared means, which far from zero is no variance at all."""
     exact = x.dtype in (torch.float32, torch.float64) and (weight is None or weight.dtype == x.dtype)
-    return exact and (x.device.type == "cpu" or (x.is_contiguous() and not compiles(x)))
+    plain = x.numel() > 0 and memory_format(x) == torch.contiguous_format
+    return exact and plain and not (x.is_cuda and compiles(x))
