@@ -37,6 +37,7 @@ format: $(DONE)
 
 bench: $(DONE)
 	$(BIN)/normcore bench training
+	$(BIN)/normcore bench layers
 
 clean:
 	rm -rf _build book/runs book/normalizers book/_generated .snakemake

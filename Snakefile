@@ -15,6 +15,7 @@ ROUNDS = (1, 2)  # a sweep that depends on a search is split twice: first the se
 NOTEBOOKS = sorted(p.stem for p in Path("notebooks").glob("*.ipynb"))  # found, not listed
 NORMALIZERS = sorted(p.stem for p in Path("notebooks/normalizers").glob("*.ipynb"))
 LAB = [str(p) for p in sorted(Path("normcore").rglob("*.py"))]
+BENCHMARKS = sorted(map(str, Path("data/benchmarks").glob("*.json")))
 MATHJAX = "book/_assets/mathjax/tex-chtml.js"
 
 
@@ -95,16 +96,18 @@ rule normalizer:
 
 
 rule pages:
-    """The generated parts of pages: the summary, the ledger, the status."""
+    """The generated parts of pages: the summary, the ledger, the status, the speed."""
     input:
         expand("book/runs/{name}.ipynb", name=NOTEBOOKS),
         "book/claims.yml",
         "book/_toc.yml",
+        BENCHMARKS,
         LAB,
     output:
         "book/_generated/summary.md",
         "book/_generated/claims.md",
         "book/_generated/status.md",
+        "book/_generated/speed.md",
     shell:
         "normcore book"
 

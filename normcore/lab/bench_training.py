@@ -1,4 +1,4 @@
-"""Speed, measured: variants take turns within one process, and medians over rounds are compared."""
+"""The speed of the training loop, measured: variants take turns within one process, and medians are compared."""
 
 import io
 import statistics

@@ -258,7 +258,7 @@ def training(
     rounds: Annotated[int, typer.Option(min=1, help="Rounds that the loops take turns in.")] = 15,
 ) -> None:
     """Our training loop, a plain DataLoader loop, and the floor, on the same model and batch size."""
-    from .bench import training as measure
+    from .bench_training import training as measure
     from .files import write_json
 
     found = measure(device, batch_size, rounds)
@@ -266,6 +266,27 @@ def training(
         write_json(to, found)
     _show([{"loop": name, "images a second": row["images_per_second"]} for name, row in found["loops"].items()])
     console.print(f"ours over floor {found['ours_over_floor']}, ours over plain {found['ours_over_plain']}")
+
+
+@bench_app.command()
+def layers(
+    to: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the numbers there.")] = None,
+    device: Device = "auto",
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds that the layers take turns in.")] = 21,
+) -> None:
+    """Forward and backward of every layer against nn.BatchNorm2d, its torch twin and the memory floor (minutes)."""
+    from .bench_layers import layers as measure
+    from .bench_layers import side_by_side
+    from .files import write_json
+
+    found = measure(device, rounds)
+    if to:
+        write_json(to, found)
+    console.print("Times as multiples of nn.BatchNorm2d's:")
+    _show(side_by_side(found, "to_batch_norm"))
+    for limit in found["limits"]:
+        worst = f" (at worst {limit['worst'][0]:.3g}: {limit['where']})" if limit["worst"] else ""
+        console.print(f"{limit['says']}: {limit['verdict']}{worst}")
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""The generated parts of the book: the summary, the ledger of statements, the status of the notebooks.
+"""The generated parts of the book: the summary, the ledger of statements, the status of the notebooks, the speed.
 
 Written to ``book/_generated`` when the book is built, from the results, ``book/claims.yml`` and the executed
 notebooks in ``book/runs``; the pages of the book include them.
@@ -16,7 +16,11 @@ from . import figures, paths
 from .claims import KINDS, NOT_MEASURED, TOLERANCE, VERDICTS, Judged, Part, judge_all, read
 from .experiments import Experiment, experiments, find
 from .files import write_text
+from .markdown import badge
+from .markdown import raw as _raw
+from .markdown import table as _table
 from .runs import Run, Store, curves, measured_on, table
+from .speed import speed
 from .stats import mean_interval
 
 _BADGES = dict(zip(VERDICTS, ("success", "danger", "warning", "muted", "muted-line"), strict=True))
@@ -26,7 +30,7 @@ def generate() -> list[Path]:
     """Write all generated parts; returns their paths."""
     judged = judge_all()
     folder = paths.root() / "book" / "_generated"
-    parts = {"summary.md": summary(judged), "claims.md": ledger(judged), "status.md": status()}
+    parts = {"summary.md": summary(judged), "claims.md": ledger(judged), "status.md": status(), "speed.md": speed()}
     for name, text in parts.items():
         with_end = text.rstrip() + "\n"
         write_text(folder / name, with_end)
@@ -38,16 +42,7 @@ def generate() -> list[Path]:
 
 
 def _badge(verdict: str) -> str:
-    return f"{{bdg-{_BADGES[verdict]}}}`{verdict}`"
-
-
-def _row(cells: Iterable[object]) -> str:
-    return "| " + " | ".join(str(c).replace("|", "\\|") for c in cells) + " |"
-
-
-def _table(head: Sequence[str], rows: Iterable[Iterable[object]], align: str = "") -> str:
-    ruler = [{"r": "---:"}.get(a, "---") for a in align.ljust(len(head), "l")]
-    return "\n".join([_row(head), _row(ruler), *(_row(row) for row in rows)])
+    return badge(_BADGES[verdict], verdict)
 
 
 def _duration(seconds: float) -> str:
@@ -225,10 +220,6 @@ def _lead_figure(runs: Sequence[Run]) -> str:
         "with bands of 95 % intervals over seeds.",
         caption="LeNet-5 with and without batch normalization: means over seeds with 95 % bootstrap intervals.",
     )
-
-
-def _raw(markup: str) -> str:
-    return f"```{{raw}} html\n{markup}\n```"
 
 
 def overview_svg() -> str:

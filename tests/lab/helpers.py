@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from normcore.lab.bench import _png
+from normcore.lab.bench_training import _png
 from normcore.lab.runs import Run, RunConfig
 
 

@@ -1,12 +1,11 @@
-"""The generated parts of the book, and the bench."""
+"""The generated parts of the book."""
 
 import re
 from pathlib import Path
 
 import pytest
 
-from normcore.lab import bench, claims, pages, paths
-from normcore.lab.errors import UsageError
+from normcore.lab import claims, pages, paths
 
 from .helpers import made_up
 
@@ -55,13 +54,3 @@ def test_the_readme_s_picture_is_of_the_published_results(monkeypatch: pytest.Mo
     expected = pages.overview_svg()
     numbers = [[float(v) for v in re.findall(r"-?\d+\.\d+", text)] for text in (picture, expected)]
     assert numbers[0] == pytest.approx(numbers[1], abs=0.01)
-
-
-def test_the_training_bench_measures_all_three_loops(store: Path) -> None:
-    found = bench.training("cpu", batch_size=16, rounds=1)
-    assert set(found["loops"]) == {"ours", "plain", "floor"}
-    assert all(row["images_per_second"] > 0 for row in found["loops"].values())
-    medians = {name: row["images_per_second"] for name, row in found["loops"].items()}
-    assert found["ours_over_floor"] == pytest.approx(medians["ours"] / medians["floor"], abs=1e-3)
-    with pytest.raises(UsageError, match="unknown device"):
-        bench.training("tpu")

@@ -1,0 +1,152 @@
+"""The generated part of the book's page on speed, from ``data/benchmarks``."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from . import figures, markdown, paths
+from .bench_layers import FLOOR, MET, MISSED, NOISE, NOT_MEASURED, TEXT, judge, side_by_side
+
+_BADGES = {MET: "success", NOISE: "warning", MISSED: "danger", NOT_MEASURED: "muted"}
+_PLACES = {"cpu": "On a CPU", "cuda": "On a GPU"}
+
+
+def speed() -> str:
+    """A section for each device that was measured."""
+    folder = paths.root() / "data" / "benchmarks"
+    sections = [_section(_read(folder / f"layers-{device}.json"), device)
+                for device in _PLACES if (folder / f"layers-{device}.json").is_file()]  # fmt: skip
+    return "\n\n".join(sections) or "Nothing has been measured yet."
+
+
+def _read(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+def _section(found: Mapping[str, Any], device: str) -> str:
+    return "\n\n".join([
+        f"## {_PLACES[device]}",
+        _provenance(found),
+        "### Limits",
+        _limits(judge(found)),
+        "### All layers",
+        markdown.raw(_figure(found)),
+        _numbers("Time over that of nn.BatchNorm2d", found, "to_batch_norm"),
+        _numbers("Time over the memory floor", found, "to_floor"),
+        _numbers("Milliseconds", found, "ms"),
+        "### Memory",
+        "What is kept from the forward for the backward pass, as a multiple of the input:",
+        _numbers("Saved for the backward pass", found, "saved"),
+        *([_numbers("Peak of a step", found, "peak")] if device == "cuda" else []),
+    ])  # fmt: skip
+
+
+def _provenance(found: Mapping[str, Any]) -> str:
+    where, setting = found["provenance"], found["setting"]
+    device = where["device_name"] + (f", {where['threads']} threads" if where["device"] == "cpu" else "")
+    return (
+        f"Measured on {device}, torch {where['versions']['torch']}, {setting['dtype']}, in {setting['rounds']} rounds, "
+        f"at commit `{where['commit']}`."
+    )
+
+
+def _limits(judged: Sequence[Mapping[str, Any]]) -> str:
+    rows = []
+    for limit in judged:
+        layers = dict.fromkeys(_label(cell.partition(",")[0]) for cell in limit["over"])
+        worst = f"{_number(limit['worst'][0])} ({_cell_name(limit['where'])})" if limit["worst"] else ""
+        badge = markdown.badge(_BADGES[limit["verdict"]], limit["verdict"])
+        rows.append([limit["says"], badge, worst, ", ".join(layers)])
+    return markdown.table(["limit", "", "worst value", "layers above it"], rows)
+
+
+def _cell_name(where: str) -> str:
+    layer, _, shape = where.partition(", ")
+    return f"{_label(layer)}, {_times(shape)}"
+
+
+def _label(layer: str) -> str:
+    if layer == TEXT:
+        return f"{figures.STYLES['fnbl'].label} (text)"
+    return "memory floor" if layer == FLOOR else figures.STYLES[layer].label
+
+
+def _times(shape: str) -> str:
+    return shape.replace(" x ", " × ")
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3g}" if value < 100 else f"{value:.0f}"
+
+
+def _numbers(title: str, found: Mapping[str, Any], key: str) -> str:
+    rows = []
+    for line in side_by_side(found, key):
+        layer, _, engine = line["layer"].partition(" ")
+        values = [_number(value) for name, value in line.items() if name != "layer"]
+        if any(values):
+            rows.append([_label(layer), engine, *values])
+    head = ["layer", "", *map(_times, found["measured"])]
+    return f":::{{dropdown}} {title}\n{markdown.table(head, rows, 'llrrrr')}\n:::"
+
+
+# --- the figure ------------------------------------------------------------------------------------------
+
+
+def _figure(found: Mapping[str, Any]) -> str:
+    small = found["setting"]["small"]
+    panels = []
+    for shape, rows in found["measured"].items():
+        with figures.panel(height=3.7) as (figure, axes):
+            _draw(axes, rows)
+            if shape != small:
+                _draw_floor(axes, rows)
+            axes.set(title=_times(shape) + (" (small)" if shape == small else ""), xlabel="time over nn.BatchNorm2d's")
+        panels.append(figure)
+    return _shown(panels)
+
+
+def _shown(panels: list[Figure]) -> str:
+    return figures.show(
+        panels,
+        alt="Time of forward and backward of every layer as a multiple of nn.BatchNorm2d's, a panel for each input "
+        "shape; the numbers are in the tables below.",
+        caption="Forward and backward, medians with 95 % intervals. Filled: eager. Open: compiled, where a layer heeds "
+        "that choice. Upright stroke: torch's own layer. Solid line: nn.BatchNorm2d. Dashed line: the memory floor.",
+    )
+
+
+def _draw(axes: Axes, rows: Mapping[str, Any]) -> None:
+    layers = [name.removesuffix(" eager") for name in rows if name.endswith(" eager") and name != "none eager"]
+    text = mpl.rcParams["text.color"]  # the page's
+    axes.grid(visible=False, axis="y")
+    axes.grid(visible=True, axis="x")
+    axes.axvline(1, color=text, linewidth=0.9)
+    for place, layer in enumerate(reversed(layers)):
+        style = figures.STYLES["fnbl" if layer == TEXT else layer]
+        for engine, offset in (("eager", 0.14), ("compiled", -0.2)):
+            if row := rows.get(f"{layer} {engine}"):
+                median, low, high = row["to_batch_norm"]
+                axes.errorbar(
+                    median, place + offset, xerr=[[median - low], [high - median]], fmt=style.marker, color=style.color,
+                    markerfacecolor=style.color if engine == "eager" else "none", markersize=5.5, elinewidth=1,
+                )  # fmt: skip
+        if row := rows.get(f"{layer} torch"):
+            axes.plot(row["to_batch_norm"][0], place + 0.14, "|", color=text, markersize=9)
+    axes.set_yticks(range(len(layers)), [_label(layer) for layer in reversed(layers)])
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _draw_floor(axes: Axes, rows: Mapping[str, Any]) -> None:
+    color = mpl.rcParams["text.color"]
+    axes.axvline(rows[FLOOR]["to_batch_norm"][0], color=color, linewidth=0.9, linestyle=(0, (4, 3)))
