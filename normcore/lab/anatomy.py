@@ -172,9 +172,13 @@ def _by_mode(name: str, options: Mapping[str, Any]) -> list[Panel]:
     for part, layer in parts(name, **options).items():
         modes = {"in training": reads(layer, _place(name)), "at evaluation": reads(layer, _place(name), training=False)}
         if len(set(map(str, modes.values()))) == 1:
-            modes = {"in training and at evaluation": modes["in training"]}
-        panels += [Panel(f"{part} part, {mode}" if part else mode, name, found) for mode, found in modes.items()]
+            modes = {"" if part else "in training and at evaluation": modes["in training"]}
+        panels += [Panel(_title(part, mode), name, found) for mode, found in modes.items()]
     return panels
+
+
+def _title(part: str, mode: str) -> str:
+    return ", ".join(words for words in (f"{part} part" if part else "", mode) if words)
 
 
 def _place(name: str) -> Place:
