@@ -237,9 +237,7 @@ CASES: dict[str, Case] = {
     "cln": Case(normcore.ChannelLayerNorm, over(1), EPS, AFFINE),
     "in": Case(partial(normcore.InstanceNorm, affine=True), instance, EPS, RUNNING, mask=True),
     "gn": Case(_group_norm, group, {**EPS, "num_groups": 2}, AFFINE, mask=True),
-    "rms": Case(
-        normcore.RMSNorm, root_mean_square, EPS, {"eps": [1e-2, 0.5], "affine": [True, False]}, mask=True
-    ),
+    "rms": Case(normcore.RMSNorm, root_mean_square, EPS, {"eps": [1e-2, 0.5], "affine": [True, False]}, mask=True),
     "lrn": Case(
         _local_response_norm,
         local_response,

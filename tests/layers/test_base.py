@@ -550,7 +550,11 @@ def test_reset_forgets_what_was_learned_and_seen(name: str) -> None:
     ("name", "options", "text"),
     [
         ("bn", {"momentum": None}, "BatchNorm(4, eps=0.01, affine=True, momentum=None, track_running_stats=True)"),
-        ("bn", {"bias": False}, "BatchNorm(4, eps=0.01, affine=True, bias=False, momentum=0.1, track_running_stats=True)"),
+        (
+            "bn",
+            {"bias": False},
+            "BatchNorm(4, eps=0.01, affine=True, bias=False, momentum=0.1, track_running_stats=True)",
+        ),
         ("ln", {}, "LayerNorm(4, eps=0.01, affine=True)"),
         ("cln", {"affine": False}, "ChannelLayerNorm(4, eps=0.01, affine=False)"),
         ("in", {}, "InstanceNorm(4, eps=0.01, affine=True, momentum=0.1, track_running_stats=False)"),
@@ -629,7 +633,9 @@ def test_one_value_a_channel_has_no_variance(name: str, shape: tuple[int, ...]) 
     """In the words of torch's batch norm; the averages stay as they were, and at evaluation one value is enough."""
     layer = CASES[name].layer(4)
     before = cloned(layer.state_dict())
-    with pytest.raises(ValueError, match=r"Expected more than 1 value per channel when training, got input size .*\[1, 4"):
+    with pytest.raises(
+        ValueError, match=r"Expected more than 1 value per channel when training, got input size .*\[1, 4"
+    ):
         layer(torch.randn(shape))
     assert_same_state(layer.state_dict(), before)
     assert_step(name, with_past(name, dtype=torch.float64).eval(), scattered(shape))
