@@ -276,9 +276,10 @@ def set_engine(engine: Engine) -> None:
 
     Args:
         engine: ``"eager"``: the fused autograd function over torch's kernels. ``"compiled"``: the same passes
-            made by ``torch.compile`` for each normalizer at its first use (seconds); without a working
-            compiler a warning is given once and the eager path is taken. ``"auto"``, the default: compiled
-            on a GPU that Triton serves, else eager.
+            made by ``torch.compile`` for each normalizer at its first use (seconds), but for large contiguous
+            inputs on a CPU, which torch's kernels serve faster; without a working compiler a warning is given
+            once and the eager path is taken. ``"auto"``, the default: compiled on a GPU that Triton serves,
+            else eager.
 
     Raises:
         ValueError: another name.
@@ -294,7 +295,7 @@ def compiles(x: Tensor) -> bool:
     """Whether the engine serves x by compiled passes; see :func:`set_engine`."""
     if _engine == "auto":
         return x.is_cuda and _has_triton()
-    return _engine == "compiled"
+    return _engine == "compiled" and not (kernels.vectorized(x) and x.numel() >= kernels.SMALL)
 
 
 @functools.cache

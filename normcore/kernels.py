@@ -11,6 +11,8 @@ from torch import Tensor
 
 __all__ = ["apply", "dense", "input_gradient", "moments", "over", "sums", "table_dtype"]
 
+SMALL = 2**19  # values in an input below which calls cost more than memory does
+
 
 def table_dtype(x: Tensor) -> torch.dtype:
     """The dtype of x's statistics: float64 for float64, else float32."""
@@ -43,7 +45,7 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
         return x.to(wide), torch.zeros_like(x, dtype=wide)
     if not x.numel():
         return x.new_zeros(x.shape[:2], dtype=wide), x.new_zeros(x.shape[:2], dtype=wide)
-    if _vectorized(x):
+    if vectorized(x):
         n, c = x.shape[:2]
         # without a weight the kernel would round the statistics of half-precision input to half precision
         one = None if x.dtype == wide else torch.ones(c, dtype=wide)
@@ -58,7 +60,7 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
 
 def apply(x: Tensor, center: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     """scale (x - center) + shift in the dtype of x: one read, one write."""
-    if _vectorized(x):
+    if vectorized(x):
         rows = x.view(1, x.shape[0] * x.shape[1], -1)
         # contiguous: a reshaped expansion may keep a stride of 0, which sends the kernel a slow way
         scale, shift, center = (t.expand(x.shape[:2]).reshape(-1).contiguous() for t in (scale, shift, center))
@@ -74,7 +76,7 @@ def sums(dy: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
     wide = mean.dtype
     if x.dim() == 2:
         return dy.to(wide), dy * (x.to(wide) - mean)
-    if _vectorized(x):
+    if vectorized(x):
         rows = (1, mean.numel(), -1)
         one = torch.ones(mean.numel(), dtype=wide)
         _, dot, total = torch.ops.aten.native_batch_norm_backward(
@@ -101,5 +103,6 @@ def input_gradient(dy: Tensor, x: Tensor, scale: Tensor, mean: Tensor, p: Tensor
     return dx.addcmul_(dy.to(scale.dtype), over(scale, x)).to(x.dtype)
 
 
-def _vectorized(x: Tensor) -> bool:
+def vectorized(x: Tensor) -> bool:
+    """Whether torch's vectorized kernels serve x."""
     return x.device.type == "cpu" and x.dim() > 2 and x.is_contiguous() and x.numel() > 0

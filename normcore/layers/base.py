@@ -8,11 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..functional import affine, compiles, pool, traced
-from ..kernels import table_dtype
+from ..kernels import SMALL, table_dtype
 
 __all__ = ["Norm", "RunningNorm"]
-
-SMALL = 2**19  # values in a batch below which torch's batch norm takes less time than the engine
 
 
 class Norm(nn.Module):
