@@ -577,6 +577,26 @@ def test_autocast_leaves_the_engine_alone() -> None:
     torch.testing.assert_close(gradient, torch.autograd.grad(plain.square().sum(), x)[0])
 
 
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning")
+def test_exporters_see_plain_operations() -> None:
+    """The exported program holds for other data, and needs no normcore."""
+
+    class Model(torch.nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            y, mean, _ = fused_norm(x, batch, None, None, None)
+            return affine(y, mean, mean + 1, mean)
+
+    x, other = torch.randn(4, 3, 5, 5), torch.randn(4, 3, 5, 5) + 2
+    expected = Model()(other)
+    exported = torch.export.export(Model(), (x,))
+    torch.testing.assert_close(exported.module()(other), expected)
+    called = {str(node.target) for node in exported.graph.nodes if node.op == "call_function"}
+    assert all(name.startswith(("aten.", "<built-in function getitem>")) for name in called)
+    traced = torch.jit.trace(Model(), x)
+    torch.testing.assert_close(traced(other), expected)
+    assert "PythonOp" not in str(traced.inlined_graph)
+
+
 def test_shapes_without_data() -> None:
     x = torch.empty(2, 3, 4, 4, device="meta", requires_grad=True)
     y, mean, _ = fused_norm(x, batch, torch.ones(3, device="meta"), None, None)
