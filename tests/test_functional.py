@@ -157,7 +157,7 @@ def test_pool_passes_gradients() -> None:
 # --- fused_norm: values and first derivatives --------------------------------------------------------------
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=100)
 @given(
     name=st.sampled_from(list(FORMULAS)),
     shape=shapes,
@@ -328,7 +328,7 @@ def test_finite_differences_forward_mode_and_second_derivatives(shape: tuple[int
     arguments = (x, *parameters_of(name, shape[1]))
     call = output_of(name)
     assert torch.autograd.gradcheck(call, arguments, check_forward_ad=True, check_batched_grad=True)
-    assert torch.autograd.gradgradcheck(call, arguments, check_batched_grad=True)
+    assert torch.autograd.gradgradcheck(call, arguments)
 
 
 @pytest.mark.parametrize("layout", ["channels_last", "transposed", "sliced"])
