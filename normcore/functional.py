@@ -101,8 +101,7 @@ def fused_norm(x: Tensor, mix: Mix, *parameters: Tensor | None, mask: Tensor | N
         mix: called as ``mix(mean, var, *parameters)`` with the two tables of :func:`moments`; returns
             ``(center, scale, shift, *statistics)``. The first three broadcast to (N, C); the statistics are
             handed back to the caller without a gradient (a layer updates its running averages from them). It
-            must be a pure function of its arguments; a method or a function of its own, not a new closure each
-            call, which the compiled engine would compile each time.
+            must be a pure function of its arguments.
         parameters: further tensors that ``mix`` reads and that receive gradients; None is passed through.
         mask: True where a position counts, broadcastable to (N, 1, *spatial); elsewhere y is 0 and x, NaN
             even, has no influence.

@@ -50,7 +50,8 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
         # without a weight the kernel would round the statistics of half-precision input to half precision
         one = None if x.dtype == wide else torch.ones(c, dtype=wide)
         # with eps = 0 the inverse of the standard deviation loses nothing, a constant channel's is infinite
-        _, mean, rstd = torch.native_group_norm(x, one, one, n, c, x.numel() // (n * c), c, 0.0)
+        rows = x.view(n, c, -1)  # in three dimensions it cannot pass for channels_last, where the kernel squares means
+        _, mean, rstd = torch.native_group_norm(rows, one, one, n, c, rows.shape[2], c, 0.0)
         return mean.view(n, c), rstd.view(n, c).square_().reciprocal_()
     spatial = tuple(range(2, x.dim()))
     x = x.to(wide)

@@ -33,7 +33,7 @@ SHARES = [(5, 3), (8, 0), (0, 8)]
 SHAPES = [(8, 3), (8, 3, 4, 2)]
 Case = tuple[str, tuple[int, int], tuple[int, ...]]
 CASES: list[Case] = [(kind, shares, shape) for kind in KINDS for shares in SHARES for shape in SHAPES]
-Results = dict[Case, dict[str, Tensor]]
+Results = dict[Any, dict[str, Tensor]]
 
 
 def trained(case: Case, share: slice, group: Any = None) -> dict[str, Tensor]:
@@ -61,7 +61,11 @@ def worker(rank: int, folder: Path) -> None:
         "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2, timeout=timedelta(seconds=60)
     )
     bounds = {case: (slice(0, case[1][0]), slice(case[1][0], None)) for case in CASES}
-    torch.save({case: trained(case, bounds[case][rank], dist.group.WORLD) for case in CASES}, folder / f"{rank}.pt")
+    found: dict[Any, dict[str, Tensor]] = {case: trained(case, bounds[case][rank], dist.group.WORLD) for case in CASES}
+    nobody = make_norm("bn", 3, process_group=dist.group.WORLD)
+    nobody(torch.empty(0, 3, 4))
+    found["nobody"] = nobody.state_dict()
+    torch.save(found, folder / f"{rank}.pt")
     if rank == 0:  # at evaluation nobody waits for the others
         make_norm("bn", 3, process_group=dist.group.WORLD).eval()(torch.randn(2, 3))
     dist.destroy_process_group()
@@ -91,6 +95,16 @@ def test_two_shares_are_one_batch(results: list[Results], case: Case) -> None:
             found = [part[key] for part in parts]
         for tensor in found:
             torch.testing.assert_close(tensor, value, rtol=1e-9, atol=1e-9, msg=lambda m, key=key: f"{key}: {m}")
+
+
+def test_a_batch_that_is_empty_everywhere_moves_no_averages(results: list[Results]) -> None:
+    """It counts as a batch, as in one process."""
+    layer = make_norm("bn", 3)
+    layer(torch.empty(0, 3, 4))
+    for result in results:
+        for key, value in layer.state_dict().items():
+            assert torch.equal(result["nobody"][key], value), key
+    assert layer.num_batches_tracked == 1
 
 
 def test_synchronized_layers_of_torch_stay_synchronized(tmp_path: Path) -> None:

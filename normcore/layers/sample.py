@@ -59,7 +59,7 @@ class GroupNorm(Norm):
         """Normalize x; positions where the mask (N, *spatial) is False count for nothing and come out 0."""
         mask = self._check_input(x, mask)
         if mask is None and _native(x, self.weight):
-            return F.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
+            return _by_kernel(x, self.num_groups, self.weight, self.bias, self.eps)
         if x.numel() == self.num_groups:
             raise ValueError(f"Expected more than 1 value per group, got input size {x.size()}")
         return fused_norm(x, self._mix, self.weight, self.bias, mask=mask)[0]
@@ -141,7 +141,7 @@ class InstanceNorm(RunningNorm):
         if positions == 1 and x.shape[0]:
             raise ValueError(f"Expected more than 1 spatial element when training, got input size {x.size()}")
         if mask is None and not self._updates and _native(x, self.weight):
-            return F.group_norm(x, self.num_features, self.weight, self.bias, self.eps)
+            return _by_kernel(x, self.num_features, self.weight, self.bias, self.eps)
         y, mean, var = fused_norm(x, self._mix, self.weight, self.bias, mask=mask)
         if self._updates and x.numel():
             self._update(mean.mean(0), var.mean(0), positions)
@@ -187,8 +187,14 @@ class RMSNorm(Norm):
 
 
 def _native(x: Tensor, weight: Tensor | None) -> bool:
-    """Whether torch's group norm kernel is as exact as the engine and no slower. For channels_last data it takes
-    mean squares minus squared means, which far from zero is no variance at all."""
+    """Whether torch's group norm kernel is as exact as the engine and no slower."""
     exact = x.dtype in (torch.float32, torch.float64) and (weight is None or weight.dtype == x.dtype)
     plain = x.numel() > 0 and memory_format(x) == torch.contiguous_format
     return exact and plain and not (x.is_cuda and compiles(x))
+
+
+def _by_kernel(x: Tensor, num_groups: int, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
+    """torch's group norm. In three dimensions: what can pass for channels_last goes to a kernel that takes mean
+    squares minus squared means, which far from zero is no variance at all."""
+    flat = x.reshape(*x.shape[:2], -1) if x.dim() > 3 else x
+    return F.group_norm(flat.contiguous(), num_groups, weight, bias, eps).view(x.shape)

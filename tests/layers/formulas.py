@@ -203,15 +203,22 @@ class Case:
     def layer(self, channels: int, **options: Any) -> nn.Module:
         return self.make(channels, **{**self.options, **options})
 
+    def state(self, layer: nn.Module) -> State:
+        """In float64 what the layer keeps, of which the parameters take gradients."""
+        learned = dict(layer.named_parameters())
+        kept = {name: value.detach().double() for name, value in layer.state_dict().items()}
+        return {name: value.requires_grad_(name in learned) for name, value in kept.items()}
+
+    def compute(self, x: Tensor, state: State, training: bool, **options: Any) -> tuple[Tensor, State]:
+        """Output and buffers after."""
+        known = {name: value for name, value in {**self.options, **options}.items() if name not in NOT_IN_FORMULAS}
+        y, after = self.formula(x.flatten(2) if x.dim() > 2 else x[..., None], state, training, **known)
+        return y.view(x.shape), after
+
     def expected(self, layer: nn.Module, x: Tensor, **options: Any) -> tuple[Tensor, State, State]:
-        """Output, buffers after, and the state before, whose parameters then have gradients."""
-        state = {name: value.detach().double() for name, value in layer.state_dict().items()}
-        for name, _ in layer.named_parameters():
-            state[name].requires_grad_()
-        known = {**self.options, **options}
-        known = {name: value for name, value in known.items() if name not in NOT_IN_FORMULAS}
-        y, after = self.formula(x.flatten(2) if x.dim() > 2 else x[..., None], state, layer.training, **known)
-        return y.view(x.shape), after, state
+        """Output, buffers after, and the state before, with parameters that then have gradients."""
+        state = self.state(layer)
+        return *self.compute(x, state, layer.training, **options), state
 
 
 NOT_IN_FORMULAS = {"affine", "bias", "track_running_stats", "device", "dtype"}  # the state says it
