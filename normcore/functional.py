@@ -173,7 +173,7 @@ def _composite(
     center, scale, shift, *statistics = _mixed(mix, x, mean, var, *parameters)
     y = (wide - over(center, x)) * over(scale, x) + over(shift, x)
     if mask is not None:
-        y = y.masked_fill(~mask, 0)
+        y = y.masked_fill(~mask, 0).contiguous(memory_format=kernels.memory_format(x))
     return (y.to(x.dtype), *statistics)
 
 
