@@ -10,7 +10,7 @@ import io
 import json
 import re
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,14 @@ from filelock import FileLock
 from numpy.typing import NDArray
 from PIL import Image
 
-from . import paths
-from .errors import DataError, unknown
+from . import paths, shapes
+from .errors import DataError, UsageError, unknown
 from .files import write_json
 
 SPLITS = ("train", "test")
+#: what can be done to the images of a colour set, beside nothing: grey in all three channels; or each image's
+#: channels in an order of its own, drawn once, so that no channel means a colour any more
+COLOURS = ("rgb", "grey", "permuted")
 _LAYOUT = 1  # of the decoded arrays; a change makes older caches be decoded again
 
 
@@ -40,6 +43,8 @@ class Entry:
     classes: int = 0
     items: dict[str, int] | None = None
     columns: tuple[str, str] = ("image", "label")
+    hub_columns: tuple[str, str] | None = None
+    test_every: int = 0
     source: str = ""
     licence: str = ""
 
@@ -85,8 +90,8 @@ def registry() -> dict[str, Entry]:
     rows = yaml.safe_load((paths.root() / "data" / "datasets.yaml").read_text(encoding="utf-8"))
     entries = {}
     for name, row in rows.items():
-        if "columns" in row:
-            row["columns"] = (row["columns"]["image"], row["columns"]["label"])
+        for columns in {"columns", "hub_columns"} & set(row):
+            row[columns] = (row[columns]["image"], row[columns]["label"])
         entries[name] = Entry(name, **row)
     folder = paths.user_data()
     if folder and folder.is_dir():
@@ -105,15 +110,17 @@ def find(name: str) -> Entry:
 
 
 @functools.lru_cache(maxsize=4)
-def load(name: str, image_size: int) -> Dataset:
+def load(name: str, image_size: int, colours: str = "rgb") -> Dataset:
     """The data set with square images of ``image_size`` pixels, decoded on first use.
 
     Raises:
-        UsageError: unknown name.
+        UsageError: unknown name; ``colours`` that are none of ``COLOURS``, or not ``rgb`` for a grey set.
         DataError: not found anywhere, or a file that is truncated or corrupt; it names the file.
     """
     entry = find(name)
-    folder = paths.cache() / "datasets" / f"{name}-{image_size}"
+    if colours not in COLOURS:
+        raise unknown("colours", colours, COLOURS)
+    folder = paths.cache() / "datasets" / (f"{name}-{image_size}" + (f"-{colours}" if colours != "rgb" else ""))
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):  # several processes may ask at once; one decodes
         files = _local_files(entry)
@@ -121,12 +128,12 @@ def load(name: str, image_size: int) -> Dataset:
         if cached and (files is None or _stamp(files) == _meta(folder)["stamp"]):
             return cached
         if entry.embedded:
-            origin, rows = "embedded", _digits()
+            origin, rows = "embedded", EMBEDDED[name]()
         elif files is not None:
             origin, rows = "NORMCORE_DATA", _parquet_rows(entry, files)
         else:
             origin, rows = "hub", _hub_rows(entry)
-        _decode(entry, image_size, folder, rows, origin, _stamp(files) if files else None)
+        _decode(entry, image_size, folder, rows, origin, _stamp(files) if files else None, colours)
         decoded = _open(entry, image_size, folder)
     assert decoded is not None
     return decoded
@@ -140,7 +147,7 @@ def train_items(name: str, image_size: int) -> int:
 def where(entry: Entry) -> tuple[str, str]:
     """(state, how to get it) of a data set, without loading anything: for ``normcore data``."""
     if entry.embedded:
-        return "embedded", "comes with scikit-learn"
+        return "embedded", "comes with normcore"
     try:
         if _local_files(entry) is not None:
             return "NORMCORE_DATA", "found"
@@ -148,7 +155,8 @@ def where(entry: Entry) -> tuple[str, str]:
         return "incomplete", str(error)
     sizes = sorted((paths.cache() / "datasets").glob(f"{entry.name}-*/meta.json"))
     if sizes:
-        return "cache", "decoded at " + ", ".join(f"{p.parent.name.rpartition('-')[2]} px" for p in sizes)
+        found = dict.fromkeys(p.parent.name.removeprefix(f"{entry.name}-").partition("-")[0] for p in sizes)
+        return "cache", "decoded at " + ", ".join(f"{size} px" for size in found)
     return "missing", _how_to_get(entry)
 
 
@@ -214,11 +222,13 @@ def _hub_rows(entry: Entry) -> Iterator[Row]:
         found = datasets.load_dataset(entry.hub)
     except Exception as error:  # its many network errors share no base class
         raise DataError(f"{_how_to_get(entry)} ({type(error).__name__})") from error
-    image, label = entry.columns
-    for split in SPLITS:
-        rows = found[split].cast_column(image, datasets.Image(decode=False))
+    image, label = entry.hub_columns or entry.columns
+    every = entry.test_every
+    for stored in SPLITS[:1] if every else SPLITS:
+        rows = found[stored].cast_column(image, datasets.Image(decode=False))
         for number, row in enumerate(rows):
-            yield split, row[image]["bytes"], row[label], f"{entry.hub}, {split}, row {number}"
+            split = ("train", "test")[number % every == 0] if every else stored
+            yield split, row[image]["bytes"], row[label], f"{entry.hub}, {stored}, row {number}"
 
 
 def _digits() -> Iterator[Row]:
@@ -233,6 +243,15 @@ def _digits() -> Iterator[Row]:
                 yield split, image, int(label), f"digit {i}"
 
 
+#: the sets that come with normcore, and what makes their images
+EMBEDDED: dict[str, Callable[[], Iterator[Row]]] = {
+    "digits": _digits,
+    "shapes": shapes.rows,
+    "shapes_by_shape": functools.partial(shapes.rows, by_colour=False),
+    "shapes_by_colour": functools.partial(shapes.rows, by_shape=False),
+}
+
+
 def _how_to_get(entry: Entry) -> str:
     folder = f"NORMCORE_DATA ({paths.user_data()})" if paths.user_data() else "NORMCORE_DATA (not set)"
     online = f", or go online once, to download {entry.hub} from the Hugging Face Hub" if entry.hub else ""
@@ -244,18 +263,19 @@ def _how_to_get(entry: Entry) -> str:
 
 
 def _decode(
-    entry: Entry, size: int, folder: Path, rows: Iterable[Row], origin: str, stamp: list[list[Any]] | None
+    entry: Entry, size: int, folder: Path, rows: Iterable[Row], origin: str, stamp: list[list[Any]] | None, colours: str
 ) -> None:
+    orders = np.random.default_rng(0)
     pixels: dict[str, list[NDArray[np.uint8]]] = {split: [] for split in SPLITS}
     labels: dict[str, list[int]] = {split: [] for split in SPLITS}
     for split, source, label, place in rows:
         if not isinstance(label, int) or label < 0 or (entry.classes and label >= entry.classes):
             limit = f"below {entry.classes}" if entry.classes else "from 0"
             raise DataError(f"{place}: the label must be an integer {limit}, got {label!r}")
-        pixels[split].append(_image(source, size, place))
+        pixels[split].append(_recoloured(_image(source, size, place), colours, orders, place))
         labels[split].append(label)
     for split in SPLITS:
-        expected = (entry.items or {}).get(split)
+        expected = None if origin == "hub" and entry.test_every else (entry.items or {}).get(split)
         if expected and len(labels[split]) != expected:
             raise DataError(
                 f"{entry.name} ({origin}): {len(labels[split])} {split} images, {expected} expected; get it again"
@@ -296,6 +316,17 @@ def _image(source: bytes | NDArray[np.uint8] | None, size: int, place: str) -> N
         image = image.resize((size, size), Image.Resampling.LANCZOS)
     array = np.asarray(image)
     return array[:, :, None] if array.ndim == 2 else array
+
+
+def _recoloured(image: NDArray[np.uint8], colours: str, orders: np.random.Generator, place: str) -> NDArray[np.uint8]:
+    """The image as one of ``COLOURS``; grey is the luma of ITU-R BT.601, as PIL has it."""
+    if colours == "rgb":
+        return image
+    if image.shape[2] != 3:
+        raise UsageError(f"{place}: colours={colours!r} needs images of three channels, this one has {image.shape[2]}")
+    if colours == "grey":
+        return np.repeat(np.asarray(Image.fromarray(image).convert("L"))[:, :, None], 3, axis=2)
+    return image[:, :, orders.permutation(3)]
 
 
 def _stack(entry: Entry, images: list[NDArray[np.uint8]], split: str) -> NDArray[np.uint8]:

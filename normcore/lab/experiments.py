@@ -22,7 +22,7 @@ from .errors import DataError, LabError, ShardDone, SweepIncomplete, UsageError,
 from .files import replacing
 from .runs import Run, Store
 
-PROFILES = ("smoke", "quick", "full")
+PROFILES = ("smoke", "quick", "half", "full")
 PUBLISHED = "published"  # the best profile whose results are all there
 CUSTOM = "custom"  # runs with parameters that are no profile's
 

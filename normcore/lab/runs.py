@@ -41,6 +41,7 @@ class RunConfig:
             of the training curve (each the mean over the steps since the point before).
         seed: of the initialization and of the order of the images.
         validation: this many training images are held out and evaluated on in place of the test set.
+        colours: what is done to the images, one of ``data.COLOURS``.
         optimizer_options, model_options: keyword arguments beyond the defaults.
     """
 
@@ -59,6 +60,7 @@ class RunConfig:
     eval_every: int = 1000
     log_every: int = 100
     validation: int = 0
+    colours: str = "rgb"
 
     def __post_init__(self) -> None:
         _check_types(self)
@@ -77,6 +79,7 @@ class RunConfig:
         a result can be read where its data set is not known."""
         known: dict[str, Collection[str]] = {
             "dataset": data.registry(), "model": models.MODELS, "norm": factory.NORMS, "optimizer": OPTIMIZERS,
+            "colours": data.COLOURS,
         }  # fmt: skip
         for name, names in known.items():
             if getattr(self, name) not in names:
@@ -199,6 +202,17 @@ class Store:
 
     def put(self, run: Run) -> None:
         write_json(self.path(run.key), run.to_json())
+
+    def adopt(self, key: str) -> bool:
+        """Whether the result is there, or was: with another experiment, from which it is copied then."""
+        if self.get(key) is not None:
+            return True
+        for path in sorted(self.folder.parent.glob(f"*/{key}.json")):
+            run = Store(path.parent.name).get(key)
+            if run is not None:
+                self.put(run)
+                return True
+        return False
 
     def profiles(self) -> dict[str, dict[str, list[str]]]:
         """profile -> stage -> keys, for every profile that was ever asked for."""

@@ -89,12 +89,12 @@ def sweep(
     if jobs < 1:
         raise UsageError(f"jobs must be at least 1, got {jobs}")
     mine = [c for key, c in wanted.items() if shard is None or shard.holds(key)]
-    todo = [c for c in mine if fresh or store.get(c.key) is None]
+    todo = [c for c in mine if fresh or not store.adopt(c.key)]
     problems: list[str] = []
     if todo:
         chosen = choose_device(device)
-        for name, size in sorted({(c.dataset, c.image_size) for c in todo}):
-            data.load(name, size)  # decoded once, here, and what is wrong with it is said before any run
+        for name, size, colours in sorted({(c.dataset, c.image_size, c.colours) for c in todo}):
+            data.load(name, size, colours)  # decoded once, here, and what is wrong with it is said before any run
         problems = _perform(todo, store, chosen, jobs, fresh, deadline)
     found = [store.get(key) for key in wanted]
     missing = found.count(None)
@@ -145,7 +145,7 @@ class Study:
 
 def _check(configs: Iterable[RunConfig]) -> None:
     """Each combination of names once: a sweep has many runs and few names."""
-    for config in {(c.dataset, c.model, c.norm, c.optimizer): c for c in configs}.values():
+    for config in {(c.dataset, c.model, c.norm, c.optimizer, c.colours): c for c in configs}.values():
         config.check_names()
 
 
