@@ -38,6 +38,7 @@ format: $(DONE)
 bench: $(DONE)
 	$(BIN)/normcore bench training
 	$(BIN)/normcore bench layers
+	$(BIN)/normcore bench steps
 
 clean:
 	rm -rf _build book/runs book/normalizers book/_generated .snakemake

@@ -108,6 +108,7 @@ rule pages:
         "book/_generated/claims.md",
         "book/_generated/status.md",
         "book/_generated/speed.md",
+        "book/_generated/catdog.md",
     shell:
         "normcore book"
 

@@ -154,7 +154,7 @@ def _measure(shape: Shape, device: torch.device, engine: str, names: Sequence[st
     kept = twins if engine == "eager" else {BATCH_NORM: twins[BATCH_NORM]}
     runs: dict[str, Callable[[], None]] = {**variants, **kept, FLOOR: lambda: _floor(x)}
     calls = max(10 if device.type == "cuda" else 1, min(64, 2**19 // x.numel()))  # that one time is of a millisecond
-    times = _take_turns(runs, rounds, calls, device, f"{_words(shape)}, {engine}")
+    times = take_turns(runs, rounds, calls, device, f"{_words(shape)}, {engine}")
     rows = {name: _ratios(name, times) for name in times}
     for name, variant in {**variants, **kept}.items():
         rows[name].update(_memory(variant))
@@ -183,7 +183,7 @@ def _floor(x: Tensor) -> None:
         x.detach().clone()
 
 
-def _take_turns(
+def take_turns(
     runs: Mapping[str, Callable[[], None]], rounds: int, calls: int, device: torch.device, what: str
 ) -> dict[str, list[float]]:
     """Milliseconds a call of each variant in each round; every round has an order of its own."""

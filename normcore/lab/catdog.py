@@ -5,10 +5,13 @@ whole test set, evenly spaced (the source has 20,000 steps and a point each 1,00
 curve. Behind the flattening there is always BN, but for ``none``, which is to have no normalizer at all.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from .runs import RunConfig, grid
+import pandas as pd
+
+from .measures import measured
+from .runs import Run, RunConfig, curves, grid
 
 LR, BATCH_SIZE = 1e-4, 16  # the source's, unless it sweeps them
 
@@ -29,6 +32,7 @@ def configs(
     image_size: int,
     steps: int,
     seeds: int,
+    points: int = 20,
     lr: Any = LR,
     batch_size: Any = BATCH_SIZE,
     **fields: Any,
@@ -38,16 +42,35 @@ def configs(
     Args:
         variants: names of ``normcore.make_norm``, or of ``VARIANTS``.
         seeds: how many.
+        points: evaluations on the test set, evenly spaced.
         fields: further fields of :class:`normcore.lab.runs.RunConfig`.
     """
-    points = {"eval_every": -(-steps // 20), "log_every": -(-steps // 200)}
+    every = {"eval_every": -(-steps // points), "log_every": -(-steps // 200)}
     common = {"dataset": dataset, "image_size": image_size, "model": "catdog", "lr": lr, "batch_size": batch_size,
-              "steps": steps, "seed": range(seeds), **points, **fields}  # fmt: skip
+              "steps": steps, "seed": range(seeds), **every, **fields}  # fmt: skip
     made: list[RunConfig] = []
     for name in variants:
         variant = {"brn": {"norm": "brn", "norm_options": {"schedule": renorm_schedule(steps)}}, **VARIANTS}
         made += grid(**{**common, **variant.get(name, {"norm": name})})
     return made
+
+
+def name_of(config: RunConfig) -> str:
+    """The variant that the run is of: the inverse of :func:`configs`. FNBL as published is listed as ``cln``."""
+    for name, fields in VARIANTS.items():
+        wanted = {"norm_options": {}, "model_options": {}, **fields}
+        if name != "fnbl-code" and all(getattr(config, k) == v for k, v in wanted.items()):
+            return name
+    return config.norm
+
+
+def tables(runs: Sequence[Run]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The curves and the measures of the runs, each with the columns ``variant`` and ``num_groups``."""
+    known = {run.key: (name_of(run.config), run.config.norm_options.get("num_groups")) for run in runs}
+    frames = curves(runs), measured(runs)
+    for frame in frames:
+        frame[["variant", "num_groups"]] = [known[key] for key in frame["key"]]
+    return frames
 
 
 def renorm_schedule(steps: int) -> dict[str, int]:

@@ -5,56 +5,36 @@ function that runs the layers), and the predicates that judge it; nobody writes 
 """
 
 import html
-import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import pandas as pd
 import yaml
 
-from . import paths
+from . import bench_steps, paths
 from .definitions import DEFINITIONS, Definition
 from .errors import LabError, UsageError, unknown
-from .experiments import find
+from .experiments import PROFILES, find
+from .predicates import (
+    EXACT_PREDICATES,
+    INCONCLUSIVE,
+    MIN_SEEDS,
+    PREDICATES,
+    REFUTED,
+    SPEED_PREDICATES,
+    SUPPORTED,
+    Lacking,
+    Part,
+    Predicate,
+    combine,
+)
 from .runs import Run
-from .stats import Interval, mean_interval, paired_difference
+from .stats import Interval
 
-SUPPORTED, REFUTED, INCONCLUSIVE = "supported", "refuted", "inconclusive"
 NOT_TESTABLE, NOT_MEASURED = "not testable here", "not measured yet"
 VERDICTS = (SUPPORTED, REFUTED, INCONCLUSIVE, NOT_TESTABLE, NOT_MEASURED)
 KINDS = {"num": "number", "ord": "order or trend", "def": "definition", "adv": "advice"}
-MIN_SEEDS = 3  # fewer give no verdict
-TOLERANCE = 1e-12  # of what is computed in float64 and must be equal
-
-
-@dataclass(frozen=True)
-class Part:
-    """One thing that a statement says, judged by one predicate.
-
-    Attributes:
-        says: in words, what must hold.
-        measured: what the effect is, with its unit.
-        effect: the measured value and its 95 % interval.
-        seeds: how many runs a variant it rests on; None where nothing is random, and no interval says anything.
-        verdict: ``supported``, ``refuted`` or ``inconclusive``.
-    """
-
-    says: str
-    measured: str
-    effect: Interval
-    seeds: int | None
-    verdict: str
-
-    @property
-    def found(self) -> str:
-        """What was measured, in words."""
-        value = self.effect.mean
-        exact = f"{value:.4g}" if abs(value) > 1e-6 else f"{value:.1g}"  # of a rounding error the size says all
-        return f"{self.measured}: {exact if self.seeds is None else format(self.effect, '+.4f')}"
-
-
-Predicate = Callable[..., Part]
 
 
 @dataclass(frozen=True)
@@ -69,6 +49,7 @@ class Judged:
     note: str = ""
     experiment: str = ""
     definition: str = ""
+    benchmark: str = ""
     normalizers: tuple[str, ...] = ()
     profile: str = ""
     parts: tuple[Part, ...] = field(default_factory=tuple)
@@ -121,17 +102,19 @@ def judge_all() -> list[Judged]:
     """Every statement, judged by the published results, a definition by the layers."""
     entries = read()["claims"]
     names = {entry["experiment"] for entry in entries if "experiment" in entry}
-    published = {name: find(name).published_runs() for name in names}  # read once, however many judge them
-    judged = []
-    for entry in entries:
-        profile, runs = published.get(entry.get("experiment"), ("", []))
-        judged.append(_judge(entry, runs, profile))
-    return judged
+    complete = {name: find(name).complete() for name in names}  # read once, however many judge them
+    return [_judge_by(entry, complete.get(entry.get("experiment"), [])) for entry in entries]
 
 
 def judge(claim: str, runs: Sequence[Run] = (), profile: str = "") -> Judged:
-    """One statement, judged by these runs: the last cell of an experiment's notebook. A definition needs none."""
-    return _judge(_entry(claim), runs, profile)
+    """One statement, judged by these runs: the last cell of an experiment's notebook. A definition needs none.
+
+    A profile of too few seeds is shown; where a smaller one is complete and has enough of them, that one judges.
+    """
+    entry, smaller = _entry(claim), []
+    if profile in PROFILES and entry.get("experiment"):
+        smaller = [c for c in find(entry["experiment"]).complete() if PROFILES.index(c[0]) < PROFILES.index(profile)]
+    return _judge_by(entry, [(profile, runs), *smaller])
 
 
 def _entry(claim: str) -> dict[str, Any]:
@@ -141,8 +124,28 @@ def _entry(claim: str) -> dict[str, Any]:
     return dict(entries[claim])
 
 
+def _judge_by(entry: dict[str, Any], candidates: Sequence[tuple[str, Sequence[Run]]]) -> Judged:
+    """By the first of the profiles, unless it has too few seeds and another has enough."""
+    profile, runs = candidates[0] if candidates else ("", [])
+    first = _judge(entry, runs, profile)
+    if first.verdict != INCONCLUSIVE or _seeds(first) >= MIN_SEEDS:
+        return first
+    for smaller, others in candidates[1:]:
+        judged = _judge(entry, others, smaller)
+        if judged.parts and _seeds(judged) >= MIN_SEEDS:
+            has = "one seed" if _seeds(first) == 1 else f"{_seeds(first)} seeds"
+            reason = f"profile {profile} has {has} so far, too few for a verdict; profile {smaller} judges in its place"
+            return replace(judged, reason=reason)
+    return first
+
+
+def _seeds(judged: Judged) -> int:
+    return min((p.seeds for p in judged.parts if p.seeds is not None), default=0)
+
+
 def _judge(entry: dict[str, Any], runs: Sequence[Run], profile: str) -> Judged:
-    known = {name: entry.get(name, "") for name in ("id", "kind", "statement", "note", "experiment", "definition")}
+    texts = ("id", "kind", "statement", "note", "experiment", "definition", "benchmark")
+    known = {name: entry.get(name, "") for name in texts}
     known["normalizers"] = tuple(entry.get("normalizers", ()))
     if entry.get("reason"):
         return Judged(**known, verdict=NOT_TESTABLE, reason=entry["reason"])
@@ -150,6 +153,8 @@ def _judge(entry: dict[str, Any], runs: Sequence[Run], profile: str) -> Judged:
         return Judged(**known, verdict=NOT_MEASURED)
     if entry.get("definition"):
         return _verdict(entry, known, EXACT_PREDICATES, _definition(entry)())
+    if entry.get("benchmark"):
+        return _judge_speed(entry, known)
     if not runs:
         return Judged(**known, verdict=NOT_MEASURED, reason="its experiment has no results yet")
     for name, value in entry.get("requires", {}).items():
@@ -157,12 +162,19 @@ def _judge(entry: dict[str, Any], runs: Sequence[Run], profile: str) -> Judged:
         if found != {value}:
             reason = f"these runs have {name} {', '.join(map(str, sorted(found)))}; the statement is about {value}"
             return Judged(**known, verdict=NOT_MEASURED, reason=reason, profile=profile)
-    specs = (*entry["parts"], *entry.get("also", ()))
-    needed = {part[name] for part in specs for name in ("norm", "a", "b") if name in part}
-    if missing := needed - {run.config.norm for run in runs}:
-        reason = f"these runs lack {', '.join(sorted(missing))}"
-        return Judged(**known, verdict=NOT_MEASURED, reason=reason, profile=profile)
-    return _verdict(entry, {**known, "profile": profile}, PREDICATES, runs)
+    try:
+        return _verdict(entry, {**known, "profile": profile}, PREDICATES, runs)
+    except Lacking as lacking:
+        return Judged(**known, verdict=NOT_MEASURED, reason=f"these runs lack {lacking}", profile=profile)
+
+
+def _judge_speed(entry: dict[str, Any], known: dict[str, Any]) -> Judged:
+    """By the committed measurements of ``normcore bench steps`` on a CPU."""
+    try:
+        found = bench_steps.read()
+    except LabError as error:
+        return Judged(**known, verdict=NOT_MEASURED, reason=str(error))
+    return _verdict(entry, known, SPEED_PREDICATES, found)
 
 
 def _definition(entry: dict[str, Any]) -> Definition:
@@ -188,126 +200,7 @@ def _part(entry: dict[str, Any], spec: dict[str, Any], predicates: Mapping[str, 
         raise unknown(f"predicate of {claim}", name, predicates)
     try:
         return predicates[name](results, **arguments)
-    except (TypeError, UsageError) as error:
+    except Lacking:
+        raise
+    except (TypeError, UsageError, AttributeError) as error:
         raise LabError(f"book/claims.yml, {claim}, {name}: {error}") from error
-
-
-def combine(verdicts: Any) -> str:
-    """A statement holds if all it says holds, and fails if any of it does."""
-    found = set(verdicts)
-    if REFUTED in found:
-        return REFUTED
-    return SUPPORTED if found == {SUPPORTED} else INCONCLUSIVE
-
-
-# --- measures and predicates -----------------------------------------------------------------------------
-
-
-def measure(runs: Sequence[Run], metric: str, epochs: Sequence[float] | None = None) -> pd.DataFrame:
-    """One row a run with the column ``value``: a metric such as ``train_loss`` or ``test_accuracy``.
-
-    Args:
-        metric: split and name, joined by ``_``.
-        epochs: the mean over the points after the first and up to the second of these, counted from the end
-            where negative (``(-1, 0)`` is the last epoch); the final value without. A run that diverged
-            before its first such point has none and is left out.
-    """
-    split, _, name = metric.partition("_")
-    rows = []
-    for run in runs:
-        curve, epoch = run.curves[split], run.provenance["steps_per_epoch"]
-        points = curve[name][-1:]
-        if epochs is not None:
-            low, high = epochs
-            if low < 0:
-                low, high = (run.config.steps / epoch + e for e in (low, high))
-            points = [v for s, v in zip(curve["step"], curve[name], strict=True) if low < s / epoch <= high + 1e-9]
-        if points:
-            rows.append({"norm": run.config.norm, "seed": run.config.seed, "value": sum(points) / len(points)})
-    return pd.DataFrame(rows, columns=["norm", "seed", "value"])
-
-
-def _seeds(table: pd.DataFrame, *norms: str) -> int:
-    return min(table.loc[table["norm"] == norm, "seed"].nunique() for norm in norms)
-
-
-def _differs(
-    runs: Sequence[Run], sign: int, says: str, metric: str, a: str, b: str, epochs: Sequence[float] | None
-) -> Part:
-    table = measure(runs, metric, epochs)
-    effect = paired_difference(table, "value", a, b)
-    seeds = _seeds(table, a, b)
-    low, high = sorted((sign * effect.low, sign * effect.high))
-    verdict = INCONCLUSIVE
-    if seeds >= MIN_SEEDS and low > 0:
-        verdict = SUPPORTED
-    elif seeds >= MIN_SEEDS and high < 0:
-        verdict = REFUTED
-    return Part(says, f"{metric.replace('_', ' ')}, {a} minus {b}", effect, seeds, verdict)
-
-
-def lower(runs: Sequence[Run], says: str, metric: str, a: str, b: str, epochs: Sequence[float] | None = None) -> Part:
-    """``metric`` of ``a`` is below that of ``b``: the interval of the paired difference lies below zero."""
-    return _differs(runs, -1, says, metric, a, b, epochs)
-
-
-def higher(runs: Sequence[Run], says: str, metric: str, a: str, b: str, epochs: Sequence[float] | None = None) -> Part:
-    """``metric`` of ``a`` is above that of ``b``: the interval of the paired difference lies above zero."""
-    return _differs(runs, 1, says, metric, a, b, epochs)
-
-
-def matches(runs: Sequence[Run], says: str, metric: str, norm: str, values: Sequence[float], tolerance: float) -> Part:
-    """The metric after epochs 1, 2, ... is the source's values within the tolerance.
-
-    Supported if the intervals of all deviations lie within the tolerance, refuted if any lies wholly outside;
-    the effect is the mean deviation over the epochs.
-    """
-    own = [run for run in runs if run.config.norm == norm]
-    tables = [measure(own, metric, (n, n + 1)) for n in range(len(values))]
-    for table, value in zip(tables, values, strict=True):
-        table["value"] -= value
-    seeds = min(len(table) for table in tables)
-    if not seeds:
-        raise UsageError(f"{norm} has no {metric} after each of {len(values)} epochs")
-    deviations = [mean_interval(table["value"]) for table in tables]
-    every = pd.concat(tables).groupby("seed")["value"].mean()
-    verdict = INCONCLUSIVE
-    if seeds >= MIN_SEEDS and all(d.low >= -tolerance and d.high <= tolerance for d in deviations):
-        verdict = SUPPORTED
-    elif seeds >= MIN_SEEDS and any(d.low > tolerance or d.high < -tolerance for d in deviations):
-        verdict = REFUTED
-    measured = f"{metric.replace('_', ' ')} of {norm}, ours minus the source's, mean of {len(values)} epochs"
-    return Part(says, measured, mean_interval(every), seeds, verdict)
-
-
-# --- predicates of definitions ---------------------------------------------------------------------------
-
-
-def _exact(
-    measured: Mapping[str, float], says: str, measure: str, expected: str, holds: Callable[[float], bool]
-) -> Part:
-    if measure not in measured:
-        raise unknown("measure", measure, measured)
-    value = float(measured[measure])
-    verdict = SUPPORTED if holds(value) else REFUTED
-    return Part(says, f"{measure} ({expected})", Interval(value, math.nan, math.nan), None, verdict)
-
-
-def equals(
-    measured: Mapping[str, float], says: str, measure: str, value: float | None = None, tolerance: float = TOLERANCE
-) -> Part:
-    """The number is this value, within the tolerance; without a value it is a difference, and there is none."""
-    if value is None:
-        expected = f"at most {tolerance:g}"
-    else:
-        expected = f"expected {value:.4g}" + (f" within {tolerance:g}" if tolerance > TOLERANCE else "")
-    return _exact(measured, says, measure, expected, lambda found: abs(found - (value or 0)) <= tolerance)
-
-
-def exceeds(measured: Mapping[str, float], says: str, measure: str, bound: float = TOLERANCE) -> Part:
-    """The measured number is above this bound; there is a difference."""
-    return _exact(measured, says, measure, f"more than {bound:g}", lambda found: found > bound)
-
-
-PREDICATES: dict[str, Predicate] = {"lower": lower, "higher": higher, "matches": matches}  # over runs
-EXACT_PREDICATES: dict[str, Predicate] = {"equals": equals, "exceeds": exceeds}  # over the numbers of a definition

@@ -254,18 +254,39 @@ def _chromium() -> str:
 def training(
     to: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the numbers there.")] = None,
     device: Device = "auto",
-    batch_size: Annotated[int, typer.Option(min=2)] = 64,
+    batch_size: Annotated[int | None, typer.Option(min=2, help="In place of the settings' own.")] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds that the loops take turns in.")] = 15,
 ) -> None:
-    """Our training loop, a plain DataLoader loop, and the floor, on the same model and batch size."""
+    """Our training loop, a plain DataLoader loop, and the floor, on the same models and batch sizes (minutes)."""
+    from .bench_training import side_by_side
     from .bench_training import training as measure
     from .files import write_json
 
     found = measure(device, batch_size, rounds)
     if to:
         write_json(to, found)
-    _show([{"loop": name, "images a second": row["images_per_second"]} for name, row in found["loops"].items()])
-    console.print(f"ours over floor {found['ours_over_floor']}, ours over plain {found['ours_over_plain']}")
+    console.print("Images a second, medians of ratios within a round, and memory:")
+    _show(side_by_side(found))
+
+
+@bench_app.command()
+def steps(
+    to: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the numbers there.")] = None,
+    device: Device = "auto",
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds that the variants take turns in.")] = 21,
+    image_size: Annotated[int, typer.Option(min=1)] = 64,
+    batch_size: Annotated[int, typer.Option(min=2)] = 16,
+) -> None:
+    """Time and memory of one optimizer step of the network catdog with every normalizer (minutes)."""
+    from .bench_steps import rows
+    from .bench_steps import steps as measure
+    from .files import write_json
+
+    found = measure(device, rounds, image_size=image_size, batch_size=batch_size)
+    if to:
+        write_json(to, found)
+    console.print(f"A step of catdog, {image_size} px, batch {batch_size}: medians, ratios within a round:")
+    _show(rows(found))
 
 
 @bench_app.command()

@@ -265,14 +265,13 @@ def _how_to_get(entry: Entry) -> str:
 def _decode(
     entry: Entry, size: int, folder: Path, rows: Iterable[Row], origin: str, stamp: list[list[Any]] | None, colours: str
 ) -> None:
-    orders = np.random.default_rng(0)
     pixels: dict[str, list[NDArray[np.uint8]]] = {split: [] for split in SPLITS}
     labels: dict[str, list[int]] = {split: [] for split in SPLITS}
     for split, source, label, place in rows:
         if not isinstance(label, int) or label < 0 or (entry.classes and label >= entry.classes):
             limit = f"below {entry.classes}" if entry.classes else "from 0"
             raise DataError(f"{place}: the label must be an integer {limit}, got {label!r}")
-        pixels[split].append(_recoloured(_image(source, size, place), colours, orders, place))
+        pixels[split].append(_image(source, size, place))
         labels[split].append(label)
     for split in SPLITS:
         expected = None if origin == "hub" and entry.test_every else (entry.items or {}).get(split)
@@ -283,9 +282,9 @@ def _decode(
     temporary = folder.with_name(f".{folder.name}.new")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    digest = hashlib.sha256()
+    digest, orders = hashlib.sha256(), np.random.default_rng(0)
     for split in SPLITS:
-        images = _stack(entry, pixels[split], split)
+        images = _recoloured(entry, _stack(entry, pixels[split], split), colours, orders)
         targets = np.array(labels[split], dtype=np.int64)
         for name, array in (("images", images), ("labels", targets)):
             digest.update(np.ascontiguousarray(array).data)
@@ -318,15 +317,20 @@ def _image(source: bytes | NDArray[np.uint8] | None, size: int, place: str) -> N
     return array[:, :, None] if array.ndim == 2 else array
 
 
-def _recoloured(image: NDArray[np.uint8], colours: str, orders: np.random.Generator, place: str) -> NDArray[np.uint8]:
-    """The image as one of ``COLOURS``; grey is the luma of ITU-R BT.601, as PIL has it."""
+def _recoloured(
+    entry: Entry, images: NDArray[np.uint8], colours: str, orders: np.random.Generator
+) -> NDArray[np.uint8]:
+    """The images as one of ``COLOURS``; grey is the luma of ITU-R BT.601, as PIL has it."""
     if colours == "rgb":
-        return image
-    if image.shape[2] != 3:
-        raise UsageError(f"{place}: colours={colours!r} needs images of three channels, this one has {image.shape[2]}")
-    if colours == "grey":
-        return np.repeat(np.asarray(Image.fromarray(image).convert("L"))[:, :, None], 3, axis=2)
-    return image[:, :, orders.permutation(3)]
+        return images
+    if images.shape[3] != 3:
+        raise UsageError(
+            f"{entry.name}: colours={colours!r} needs images of three channels, these have {images.shape[3]}"
+        )
+    for image in images:
+        luma = Image.fromarray(image).convert("L") if colours == "grey" else None
+        image[:] = image[:, :, orders.permutation(3)] if luma is None else np.asarray(luma)[:, :, None]
+    return images
 
 
 def _stack(entry: Entry, images: list[NDArray[np.uint8]], split: str) -> NDArray[np.uint8]:

@@ -104,10 +104,14 @@ class Experiment:
         store = Store(self.name)
         return next((profile for profile in reversed(PROFILES) if store.has(profile)), "smoke")
 
+    def complete(self) -> list[tuple[str, list[Run]]]:
+        """Every profile whose runs are all there, the best first, and the runs of its comparison."""
+        store = Store(self.name)
+        return [(profile, store.runs(profile)) for profile in reversed(PROFILES) if store.has(profile)]
+
     def published_runs(self) -> tuple[str, list[Run]]:
         """The published profile and the runs of its comparison; none where no profile is complete."""
-        store, profile = Store(self.name), self.published()
-        return profile, store.runs(profile) if store.has(profile) else []
+        return next(iter(self.complete()), ("smoke", []))
 
     def run(
         self, profile: str = PUBLISHED, changes: Mapping[str, Any] | None = None, output: Path | None = None

@@ -6,6 +6,7 @@ so it is as readable in dark mode as in light, and it is sharp at every width.
 
 import html
 import io
+import itertools
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -50,6 +51,27 @@ STYLES = {
     "lrn": Style("LRN", "#7a8a2a", "X"),
 }
 
+#: variants of a normalizer, in its colour
+VARIANT_STYLES = {
+    "none-head": Style("no norm, BN behind", "#8a8a8a", "8", (0, (4, 2))),
+    "fnbl-code": Style("FNBL, code (ChannelLN)", "#d9661f", "d", (0, (4, 2))),
+    "fnbl-text": Style("FNBL, text", "#c08a00", "H", (0, (4, 2))),
+}
+_SEQUENCE = (("#3b62c8", "o"), ("#2a93b5", "s"), ("#2fa062", "^"), ("#b08d00", "D"), ("#d0612a", "v"), ("#b8458a", "P"))
+
+
+def styles(by: str, values: Iterable[Any]) -> dict[str, Style]:
+    """How the lines of a figure look: a normalizer as everywhere in the book, the values of a setting in a sequence
+    from blue to red."""
+    named = {**STYLES, **VARIANT_STYLES}
+    order = list(dict.fromkeys(values))
+    if all(str(value) in named for value in order):
+        return {str(value): named[str(value)] for value in order}
+    words = {"batch_size": "batch ", "lr": "lr ", "num_groups": "groups "}.get(by, "")
+    looks = itertools.cycle(_SEQUENCE)
+    return {str(v): Style(words + (f"{v:g}" if isinstance(v, float) else str(v)), *next(looks)) for v in sorted(order)}
+
+
 _TEXT = "#010203"  # stands for the page's text colour; see svg()
 _RC: Any = {
     "font.size": 9.5, "axes.titlesize": 10.5, "axes.labelsize": 9.5, "legend.fontsize": 9,
@@ -90,6 +112,10 @@ def svg(figure: Figure, background: str | None = None) -> str:
     return text.replace(_TEXT, "currentColor" if background is None else "#222222")
 
 
+#: what stands at the axes
+AXES = {"samples": "images seen", "batch_size": "batch size", "lr": "learning rate", "num_groups": "groups"}
+
+
 class Html(str):
     """Markup that a notebook displays as such."""
 
@@ -100,8 +126,8 @@ class Html(str):
         return str(self)
 
 
-def show(figures: Figure | Sequence[Figure], *, alt: str, caption: str) -> Html:
-    """The panels of one figure, side by side where there is room, with the same vertical axis.
+def show(figures: Figure | Sequence[Figure], *, alt: str, caption: str, share_y: bool = True) -> Html:
+    """The panels of one figure, side by side where there is room, with the same vertical axis (``share_y``).
 
     Args:
         figures: made in :func:`panel`.
@@ -109,11 +135,16 @@ def show(figures: Figure | Sequence[Figure], *, alt: str, caption: str) -> Html:
         caption: what to look at.
     """
     panels = [figures] if isinstance(figures, Figure) else list(figures)
+    if share_y:
+        _share_y(panels)
+    return Html(captioned(_panels(panels, alt), caption))
+
+
+def _share_y(panels: Sequence[Figure]) -> None:
     ends = [axes.get_ylim() for figure in panels for axes in figure.axes]
     for figure in panels:
         for axes in figure.axes:
             axes.set_ylim(min(low for low, _ in ends), max(high for _, high in ends))
-    return Html(captioned(_panels(panels, alt), caption))
 
 
 def _panels(panels: Sequence[Figure], alt: str) -> str:
@@ -136,8 +167,9 @@ def draw_curves(axes: Axes, frame: pd.DataFrame, metric: str, *, by: str = "norm
         The numbers drawn: ``by``, ``x``, ``mean``, ``low``, ``high``, ``n``.
     """
     numbers = intervals(frame, [by, x], metric)
+    looks = styles(by, numbers[by])
     for name, line in numbers.groupby(by, sort=False):
-        style = STYLES[str(name)]
+        style = looks[str(name)]
         every = max(1, len(line) // 10)
         sns.lineplot(
             data=line, x=x, y="mean", ax=axes, color=style.color, marker=style.marker, linestyle=style.dash,
@@ -209,6 +241,7 @@ def interactive_curves(
     caption: str,
     by: str = "norm",
     x: str = "epoch",
+    facet: str = "",
 ) -> Html:
     """Curves whose lines can be switched on and off and stepped through, with their numbers as a table.
 
@@ -219,29 +252,36 @@ def interactive_curves(
         panels: (split, metric, axis label) of each panel.
         alt, caption: as in :func:`show`.
         by, x: the column that tells lines apart, and the horizontal one.
+        facet: a column; each of its values gets panels of its own, all with the same vertical axis.
     """
-    figures, axes_list, data = [], [], []
-    for split, metric, label in panels:
+    figures, data = [], []
+    facets = styles(facet, frame[facet]) if facet else {"": None}
+    looks = styles(by, frame[by])
+    for (value, look), (split, metric, label) in itertools.product(facets.items(), panels):
+        rows = frame[(frame["split"] == split) & (frame[facet].astype(str) == value if look else True)]
+        title = look.label if look else f"{split} {metric}"
         with panel() as (figure, axes):
-            numbers = draw_curves(axes, frame[frame["split"] == split], metric, by=by, x=x)
-            axes.set(xlabel=x, ylabel=label, title=f"{split} {metric}")
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+            numbers = draw_curves(axes, rows, metric, by=by, x=x)
+            axes.set(xlabel=AXES.get(x, x), ylabel=label, title=title)
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8 if x == "epoch" else 6))
+            if numbers[x].max() > 2000:
+                axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v / 1000:g}k" if v else "0"))
             if metric == "loss":
-                _log_scale(axes)
+                log_scale(axes)
         figures.append(figure)
-        axes_list.append(axes)
-        data.append((f"{split} {metric}", numbers))
-    order = list(dict.fromkeys(name for _, numbers in data for name in numbers[by]))
-    body = _panels(figures, alt) + _legend(order) + _tables(data, by, x)
+        data.append((title, numbers))
+    if facet:
+        _share_y(figures)
+    body = _panels(figures, alt) + _legend(looks) + _tables(data, by, x, looks)
     points = [  # after the panels are drawn: that settles where the axes stand
-        {"title": title, "line": _pixels(axes), "series": _series(numbers, by, x)}
-        for (title, numbers), axes in zip(data, axes_list, strict=True)
+        {"title": title, "line": _pixels(figure.axes[0]), "series": _series(numbers, by, x, looks)}
+        for (title, numbers), figure in zip(data, figures, strict=True)
     ]
     payload = html.escape(json.dumps({"x": x, "panels": points}, separators=(",", ":"), allow_nan=False))
     return Html(captioned(body, caption, f' data-curves="{payload}"'))
 
 
-def _log_scale(axes: Axes) -> None:
+def log_scale(axes: Axes) -> None:
     """A logarithmic vertical axis with plain numbers, at 1, 2 and 5 times the powers of ten."""
     axes.set_yscale("log")
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -260,11 +300,11 @@ def _pixels(axes: Axes) -> list[float]:
     return [round(float(v), 3) for v in (zero, one - zero, height - box.y1, height - box.y0)]
 
 
-def _series(numbers: pd.DataFrame, by: str, x: str) -> dict[str, Any]:
+def _series(numbers: pd.DataFrame, by: str, x: str, looks: Mapping[str, Style]) -> dict[str, Any]:
     found = {}
     for name, line in numbers.groupby(by, sort=False):
         columns = {c: [_plain(v) for v in line[c]] for c in ("mean", "low", "high")}
-        found[str(name)] = {"label": STYLES[str(name)].label, "x": [_plain(v) for v in line[x]], **columns}
+        found[str(name)] = {"label": looks[str(name)].label, "x": [_plain(v) for v in line[x]], **columns}
     return found
 
 
@@ -272,10 +312,9 @@ def _plain(value: float) -> float | None:
     return None if pd.isna(value) else round(float(value), 4)
 
 
-def _legend(names: Sequence[str]) -> str:
+def _legend(looks: Mapping[str, Style]) -> str:
     rows = []
-    for name in names:
-        style = STYLES[name]
+    for name, style in looks.items():
         with panel(0.55, 0.2) as (figure, axes):
             axes.set_axis_off()
             axes.plot([0, 1, 2], [0, 0, 0], color=style.color, linestyle=style.dash, marker=style.marker,
@@ -284,14 +323,14 @@ def _legend(names: Sequence[str]) -> str:
     return f'<div class="nc-legend">{"".join(rows)}</div>'
 
 
-def _tables(data: Sequence[tuple[str, pd.DataFrame]], by: str, x: str) -> str:
+def _tables(data: Sequence[tuple[str, pd.DataFrame]], by: str, x: str, looks: Mapping[str, Style]) -> str:
     parts = []
     for title, numbers in data:
         wide = numbers.assign(cell=[_cell(r) for r in numbers.itertuples()]).pivot(index=x, columns=by, values="cell")
         wide = wide[list(dict.fromkeys(numbers[by]))]
         if len(wide) > 40:
             wide = wide.iloc[:: len(wide) // 20]
-        head = "".join(f'<th scope="col">{STYLES[str(c)].label}</th>' for c in wide.columns)
+        head = "".join(f'<th scope="col">{looks[str(c)].label}</th>' for c in wide.columns)
         rows = "".join(
             f'<tr><th scope="row">{at:.3g}</th>' + "".join(f"<td>{v}</td>" for v in row) + "</tr>"
             for at, row in zip(wide.index, wide.to_numpy(), strict=True)

@@ -13,12 +13,13 @@ import pandas as pd
 from matplotlib.ticker import MaxNLocator
 
 from . import figures, paths
-from .claims import KINDS, NOT_MEASURED, TOLERANCE, VERDICTS, Judged, Part, judge_all, read
+from .claims import KINDS, NOT_MEASURED, VERDICTS, Judged, judge_all, read
 from .experiments import Experiment, experiments, find
 from .files import write_text
 from .markdown import badge
 from .markdown import raw as _raw
 from .markdown import table as _table
+from .predicates import TOLERANCE, Part
 from .runs import Run, Store, curves, measured_on, table
 from .speed import speed
 from .stats import mean_interval
@@ -30,7 +31,10 @@ def generate() -> list[Path]:
     """Write all generated parts; returns their paths."""
     judged = judge_all()
     folder = paths.root() / "book" / "_generated"
-    parts = {"summary.md": summary(judged), "claims.md": ledger(judged), "status.md": status(), "speed.md": speed()}
+    parts = {
+        "summary.md": summary(judged), "claims.md": ledger(judged), "status.md": status(), "speed.md": speed(),
+        "catdog.md": study(judged, "S0", "catdog-"),
+    }  # fmt: skip
     for name, text in parts.items():
         with_end = text.rstrip() + "\n"
         write_text(folder / name, with_end)
@@ -86,13 +90,15 @@ def ledger(judged: Sequence[Judged]) -> str:
 def _claim(judged: Judged, pages: dict[str, str]) -> str:
     lines = [f"**{judged.id}** {_badge(judged.verdict)} *{KINDS[judged.kind]}*", judged.statement]
     if judged.parts:
-        lines.append(_parts(judged.parts, "what must hold"))
+        lines.append(_parts(judged, judged.parts, "what must hold"))
     if judged.also:
-        lines.append(_parts(judged.also, "also measured, outside of the verdict"))
+        lines.append(_parts(judged, judged.also, "also measured, outside of the verdict"))
     tail = [judged.note.strip(), f"{judged.reason[0].upper()}{judged.reason[1:]}." if judged.reason else ""]
     if judged.experiment:
         shown = f", profile {judged.profile}" if judged.profile else ""
         tail.append(f"Experiment: [{judged.experiment}]({pages[judged.experiment]}.ipynb){shown}.")
+    if judged.benchmark:
+        tail.append(f"Measured by `normcore bench {judged.benchmark}`, see [speed](speed.md).")
     if judged.definition:
         tail.append(f"Measured on the layers by `{judged.definition}` of `normcore/lab/definitions.py`.")
     if links := _normalizer_links(judged.normalizers):
@@ -102,9 +108,10 @@ def _claim(judged: Judged, pages: dict[str, str]) -> str:
     return f"({judged.id.lower()})=\n::::{{div}} nc-claim\n{body}\n::::"
 
 
-def _parts(parts: Sequence[Part], title: str) -> str:
+def _parts(judged: Judged, parts: Sequence[Part], title: str) -> str:
     if all(p.seeds is None for p in parts):
-        return _table([title, "measured, in float64", "verdict"], ([p.says, p.found, p.verdict] for p in parts))
+        measured = "measured, in float64" if judged.definition else "measured, with 95 % interval"
+        return _table([title, measured, "verdict"], ([p.says, p.found, p.verdict] for p in parts))
     rows = ([p.says, p.found, p.seeds, p.verdict] for p in parts)
     return _table([title, "measured, with 95 % interval", "seeds", "verdict"], rows, "llrl")
 
@@ -167,6 +174,39 @@ def _run_facts(runs: Sequence[Run]) -> list[list[str]]:
         ["commit", all_of("commit")],
         ["data fingerprint", data],
     ]  # fmt: skip
+
+
+# --- the page of a study ---------------------------------------------------------------------------------
+
+
+def study(judged: Sequence[Judged], source: str, prefix: str) -> str:
+    """The statements of a document with their verdicts, and what each of its experiments shows at the moment."""
+    own = [j for j in judged if j.source == source]
+    counts = Counter(j.verdict for j in own)
+    said = ", ".join(f"{counts[v]} {v}" for v in VERDICTS if counts[v])
+    rows = [
+        [
+            f"[{j.id}](#{j.id.lower()})",
+            j.statement,
+            _badge(j.verdict),
+            f"`{j.profile}`" if j.profile and j.parts else "",
+        ]
+        for j in own
+    ]
+    shown = []
+    for experiment in experiments().values():
+        if experiment.name.startswith(prefix):
+            profile, runs = experiment.published_runs()
+            setting = {f"{r.config.image_size} pixels, {r.config.steps:,} steps" for r in runs}
+            seeds = len({r.config.seed for r in runs})
+            shown.append([f"[{experiment.title}]({experiment.page}.ipynb)", f"`{profile}`", "; ".join(sorted(setting)),
+                          seeds or "", len(runs) or "none"])  # fmt: skip
+    return "\n\n".join([
+        f"Of its {len(own)} statements: {said}.",
+        _table(["", "statement", "verdict", "judged by"], rows),
+        "What the experiments show at the moment:",
+        _table(["experiment", "profile", "images", "seeds", "runs"], shown, "lllrr"),
+    ])  # fmt: skip
 
 
 # --- the start page --------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from . import figures, markdown, paths
+from . import bench_steps, bench_training, figures, markdown, paths
 from .bench_layers import FLOOR, MET, MISSED, NOISE, NOT_MEASURED, TEXT, judge, side_by_side
 
 _BADGES = {MET: "success", NOISE: "warning", MISSED: "danger", NOT_MEASURED: "muted"}
@@ -19,10 +19,16 @@ _PLACES = {"cpu": "On a CPU", "cuda": "On a GPU"}
 
 def speed() -> str:
     """A section for each device that was measured."""
-    folder = paths.root() / "data" / "benchmarks"
-    sections = [_section(_read(folder / f"layers-{device}.json"), device)
-                for device in _PLACES if (folder / f"layers-{device}.json").is_file()]  # fmt: skip
+    sections = [f"## {place}\n\n{text}" for device, place in _PLACES.items() if (text := _device(device))]
     return "\n\n".join(sections) or "Nothing has been measured yet."
+
+
+def _device(device: str) -> str:
+    """What was measured of the layers, of a step and of the training loop."""
+    folder = paths.root() / "data" / "benchmarks"
+    made = {"layers": _section, "steps": _steps, "training": _training}
+    files = {folder / f"{name}-{device}.json": make for name, make in made.items()}
+    return "\n\n".join(make(_read(path)) for path, make in files.items() if path.is_file())
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -30,9 +36,8 @@ def _read(path: Path) -> dict[str, Any]:
     return found
 
 
-def _section(found: Mapping[str, Any], device: str) -> str:
+def _section(found: Mapping[str, Any]) -> str:
     return "\n\n".join([
-        f"## {_PLACES[device]}",
         _provenance(found),
         "### Limits",
         _limits(judge(found)),
@@ -44,13 +49,14 @@ def _section(found: Mapping[str, Any], device: str) -> str:
         "### Memory",
         "What is kept from the forward for the backward pass, as a multiple of the input:",
         _numbers("Saved for the backward pass", found, "saved"),
-        *([_numbers("Peak of a step", found, "peak")] if device == "cuda" else []),
+        *([_numbers("Peak of a step", found, "peak")] if found["provenance"]["device"] == "cuda" else []),
     ])  # fmt: skip
 
 
 def _provenance(found: Mapping[str, Any]) -> str:
     where, setting = found["provenance"], found["setting"]
-    device = where["device_name"] + (f", {where['threads']} threads" if where["device"] == "cpu" else "")
+    threads = f", {where['threads']} thread{'s' if where['threads'] > 1 else ''}"
+    device = where["device_name"] + (threads if where["device"] == "cpu" else "")
     return (
         f"Measured on {device}, torch {where['versions']['torch']}, {setting['dtype']}, in {setting['rounds']} rounds, "
         f"at commit `{where['commit']}`."
@@ -95,6 +101,64 @@ def _numbers(title: str, found: Mapping[str, Any], key: str) -> str:
             rows.append([_label(layer), engine, *values])
     head = ["layer", "", *map(_times, found["measured"])]
     return f":::{{dropdown}} {title}\n{markdown.table(head, rows, 'llrrrr')}\n:::"
+
+
+# --- a step and the training loop ------------------------------------------------------------------------
+
+
+def _steps(found: Mapping[str, Any]) -> str:
+    setting = found["setting"]
+    lines = [_step(line, found["measured"][line["variant"]]) for line in bench_steps.rows(found)]
+    return "\n\n".join([
+        "### A step of a network",
+        f"`{setting['model']}`, images of {setting['image_size']} pixels, batches of {setting['batch_size']}. "
+        f"{_provenance(found)}",
+        markdown.table(list(lines[0]), (line.values() for line in lines), "l" + "r" * (len(lines[0]) - 1)),
+        _full_norms(found),
+    ])  # fmt: skip
+
+
+def _step(line: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, str]:
+    """The cells of a variant by the heads of their columns."""
+    return {
+        "normalizer": _variant(line["variant"], line["norm"]),
+        "ms": _interval(row["ms"]),
+        "over no norm": _interval(row["of_none"]),
+        "over BN": _interval(row["of_bn"]),
+        "images a second": _number(line["images_per_second"]),
+        "saved, MB": _number(row["saved_mb"]),
+        **({"peak, MB": _number(row["peak_mb"])} if "peak_mb" in row else {}),
+    }
+
+
+def _full_norms(found: Mapping[str, Any]) -> str:
+    """What the statement S0-17 is about."""
+    published = bench_steps.ratio(found, bench_steps.PUBLISHED_BL, bench_steps.PUBLISHED_BB)
+    ours = bench_steps.ratio(found, bench_steps.CODE, "fnbb")
+    return (
+        f"A step with FNBL takes {_interval(published)} times as long as one with FNBB where both are as published, "
+        f"and {_interval(ours)} times as long with the layers of this library. [S0-17](#s0-17) is about this ratio."
+    )
+
+
+def _variant(name: str, norm: str) -> str:
+    rest = name.removeprefix(norm).strip(" -")
+    return figures.STYLES[norm].label + (f" ({rest})" if rest else "")
+
+
+def _interval(value: Sequence[float]) -> str:
+    median, low, high = map(_number, value)
+    return f"{median} [{low}, {high}]"
+
+
+def _training(found: Mapping[str, Any]) -> str:
+    lines = bench_training.side_by_side(found)
+    cells = ([_number(v) if isinstance(v, float) else v or "" for v in line.values()] for line in lines)
+    return "\n\n".join([
+        "### The training loop",
+        f"Images a second. {_provenance(found)}",
+        markdown.table(list(lines[0]), cells, "llrrrrrrrr"),
+    ])  # fmt: skip
 
 
 # --- the figure ------------------------------------------------------------------------------------------

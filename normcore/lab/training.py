@@ -90,11 +90,10 @@ def build(config: RunConfig, dataset: data.Dataset, device: torch.device) -> nn.
     """The network with its normalizer, initialized from the seed; the same weights on every device."""
     torch.manual_seed(config.seed)
 
-    options = dict(config.norm_options)
-    if isinstance(options.get("schedule"), dict):  # of BatchRenorm, written as what a result file can hold
-        options["schedule"] = ClipSchedule(**options["schedule"])
-
     def norm(channels: int) -> nn.Module:
+        options = dict(config.norm_options)
+        if isinstance(options.get("schedule"), dict):  # of BatchRenorm, written as what a result file can hold
+            options["schedule"] = ClipSchedule(**options["schedule"])
         return make_norm(config.norm, channels, **options)
 
     make = models.MODELS[config.model]
@@ -107,9 +106,10 @@ def build(config: RunConfig, dataset: data.Dataset, device: torch.device) -> nn.
 
 def optimizer(config: RunConfig, model: nn.Module) -> torch.optim.Optimizer:
     options = dict(config.optimizer_options)
+    fused = {} if options.keys() & {"foreach", "differentiable"} else {"fused": True}  # one of the three
     try:
         if config.optimizer == "adam":
-            return torch.optim.Adam(model.parameters(), lr=config.lr, **{"fused": True, **options})
+            return torch.optim.Adam(model.parameters(), lr=config.lr, **{**fused, **options})
         return torch.optim.SGD(model.parameters(), lr=config.lr, **{"momentum": 0.9, **options})
     except (TypeError, ValueError) as error:
         raise UsageError(f"optimizer_options {options}: {error}") from error

@@ -21,23 +21,46 @@ def config(**changes: Any) -> RunConfig:
 
 
 def made_up(
-    norm: str, seed: int, loss: list[float], accuracy: list[float], status: str = "finished", **changes: Any
-) -> Run:
+    norm: str, seed: int, loss: list[float], accuracy: list[float], status: str = "finished", *, every: float = 10,
+    train_accuracy: list[float] | None = None, batch_loss: list[float] | None = None, **changes: Any,
+) -> Run:  # fmt: skip
     """A run with given curves, one point an epoch of ten steps, for the tests of statistics and verdicts."""
-    steps = [10.0 * (i + 1) for i in range(len(loss))]
+    wanted = config(**{"norm": norm, "seed": seed, "steps": int(every * len(loss)), **changes})
+    return run_of(wanted, loss, accuracy, status, every=every, train_accuracy=train_accuracy, batch_loss=batch_loss)
+
+
+def run_of(
+    wanted: RunConfig, loss: list[float], accuracy: list[float], status: str = "finished", *, every: float = 10,
+    train_accuracy: list[float] | None = None, batch_loss: list[float] | None = None,
+) -> Run:  # fmt: skip
+    """A run of this configuration with given curves: a point after each ``every`` steps, the same in training and on
+    the test set unless the accuracy in training is another, and of the current batch where its loss is given."""
+    steps = [every * (i + 1) for i in range(len(loss))]
     curves = {
-        "train": {"step": steps, "loss": loss, "accuracy": accuracy},
+        "train": {"step": steps, "loss": loss, "accuracy": train_accuracy or accuracy},
         "test": {"step": steps, "loss": loss, "accuracy": accuracy},
     }
-    final = {f"{split}_{name}": values[-1] for split, points in curves.items() for name, values in points.items()}
-    del final["train_step"], final["test_step"]
+    if batch_loss:
+        curves["batch"] = {"step": steps, "loss": batch_loss, "accuracy": accuracy}
+    final = {
+        f"{split}_{name}": values[-1]
+        for split, points in curves.items()
+        for name, values in points.items()
+        if name != "step" and values
+    }
     versions = {"python": "3", "torch": "2", "numpy": "2", "normcore": "0"}
     provenance = {
         "steps_per_epoch": 10, "seconds": 1.0, "images_per_second": 1.0, "device": "cpu", "device_name": "a CPU",
         "threads": 1, "versions": versions, "commit": "c0ffee", "started": "2030-01-31T12:00:00+00:00",
         "data": {"fingerprint": "abc", "origin": "embedded"},
     }  # fmt: skip
-    return Run(config(norm=norm, seed=seed, steps=10 * len(loss), **changes), status, final, curves, provenance)
+    return Run(wanted, status, final, curves, provenance)
+
+
+def pair(difference: list[float], **changes: Any) -> list[Run]:
+    """BN's loss is that of no norm, 1.0, plus a difference a seed."""
+    plain = [made_up("none", s, [2.0, 1.0], [0.5, 0.6], **changes) for s in range(len(difference))]
+    return plain + [made_up("bn", s, [2.0, 1.0 + d], [0.5, 0.6], **changes) for s, d in enumerate(difference)]
 
 
 def write_pictures(folder: Path, train: int = 40, test: int = 10, size: int = 14, channels: int = 1) -> Path:

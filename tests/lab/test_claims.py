@@ -1,26 +1,31 @@
 """The ledger: every statement is there, and verdicts follow from results."""
 
+import functools
 import re
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import SimpleNamespace
 from typing import Any
 
+import nbformat
+import numpy as np
 import pytest
 
+from normcore import lab
 from normcore.lab import claims
-from normcore.lab.claims import INCONCLUSIVE, NOT_MEASURED, NOT_TESTABLE, REFUTED, SUPPORTED, higher, lower, matches
+from normcore.lab.claims import NOT_MEASURED, NOT_TESTABLE
 from normcore.lab.errors import LabError, UsageError
-from normcore.lab.runs import Run
+from normcore.lab.experiments import Experiment, find
+from normcore.lab.predicates import INCONCLUSIVE, REFUTED, SUPPORTED
+from normcore.lab.runs import Run, RunConfig, Store
 
-from .helpers import made_up
+from .helpers import made_up, pair, run_of
 
 COUNTS = {"S0": 26, "S1": 16, "S2": 14, "S3": 12, "S4": 8}
-
-
-def pair(difference: list[float], seeds: int | None = None) -> list[Run]:
-    """BN's loss is that of no norm, 1.0, plus a difference a seed."""
-    seeds = seeds or len(difference)
-    plain = [made_up("none", s, [2.0, 1.0], [0.5, 0.6]) for s in range(seeds)]
-    return plain + [made_up("bn", s, [2.0, 1.0 + d], [0.5, 0.6]) for s, d in enumerate(difference[:seeds])]
+JUDGED = (SUPPORTED, REFUTED, INCONCLUSIVE)
+ENOUGH = [-0.2, -0.3, -0.25]  # three seeds that support entry() below
 
 
 def test_every_statement_of_the_five_documents_is_in_the_ledger() -> None:
@@ -38,61 +43,6 @@ def test_every_cited_source_is_in_the_references() -> None:
     references = (Path(__file__).parents[2] / "book" / "references.bib").read_text()
     keys = set(re.findall(r"@\w+\{([\w-]+),", references))
     assert {about["cite"] for about in claims.read()["sources"].values()} <= keys
-
-
-@pytest.mark.parametrize(
-    ("differences", "verdict"),
-    [
-        ([-0.2, -0.3, -0.25], SUPPORTED),
-        ([0.2, 0.3, 0.25], REFUTED),
-        ([-0.2, 0.3, -0.1], INCONCLUSIVE),
-        ([-0.2, -0.3], INCONCLUSIVE),  # two seeds give no verdict
-    ],
-)
-def test_lower_and_higher_go_by_the_interval(differences: list[float], verdict: str) -> None:
-    found = lower(pair(differences), "it is lower", "train_loss", "bn", "none")
-    assert found.verdict == verdict
-    assert found.seeds == len(differences)
-    assert found.effect.mean == pytest.approx(sum(differences) / len(differences))
-    opposite = {SUPPORTED: REFUTED, REFUTED: SUPPORTED}.get(verdict, verdict)
-    assert higher(pair(differences), "it is higher", "train_loss", "bn", "none").verdict == opposite
-
-
-def test_a_measure_can_be_of_some_epochs() -> None:
-    runs = [made_up("bn", 0, [4.0, 2.0, 1.0], [0.1, 0.2, 0.3])]
-    expected = {(0, 1): [4.0], (0, 2): [3.0], (2, 3): [1.0], (-2, 0): [1.5]}
-    assert {e: claims.measure(runs, "train_loss", e)["value"].tolist() for e in expected} == expected
-    assert claims.measure(runs, "test_accuracy")["value"].tolist() == [0.3]
-    assert claims.measure(runs, "train_loss", (5, 6)).empty
-
-
-@pytest.mark.parametrize(
-    ("ours", "verdict"),
-    [([0.800, 0.805, 0.803], SUPPORTED), ([0.83, 0.84, 0.835], REFUTED), ([0.805, 0.815, 0.800], INCONCLUSIVE)],
-)
-def test_matches_goes_by_the_tolerance(ours: list[float], verdict: str) -> None:
-    runs = [made_up("bn", s, [1.0], [value]) for s, value in enumerate(ours)]
-    found = matches(runs, "close", "test_accuracy", "bn", [0.8], 0.01)
-    assert found.verdict == verdict
-    assert found.effect.mean == pytest.approx(sum(ours) / 3 - 0.8)
-
-
-def test_matches_needs_every_epoch() -> None:
-    with pytest.raises(UsageError, match="after each of 2 epochs"):
-        matches([made_up("bn", 0, [1.0], [0.8])], "close", "test_accuracy", "bn", [0.8, 0.9], 0.01)
-
-
-@pytest.mark.parametrize(
-    ("verdicts", "expected"),
-    [
-        ([SUPPORTED, SUPPORTED], SUPPORTED),
-        ([SUPPORTED, REFUTED], REFUTED),
-        ([SUPPORTED, INCONCLUSIVE], INCONCLUSIVE),
-        ([REFUTED, INCONCLUSIVE], REFUTED),
-    ],
-)
-def test_all_that_a_statement_says_must_hold(verdicts: list[str], expected: str) -> None:
-    assert claims.combine(verdicts) == expected
 
 
 def entry(**more: Any) -> dict[str, Any]:
@@ -134,3 +84,212 @@ def test_a_judgement_can_be_shown_and_is_plain_json() -> None:
     assert "supported" in judged._repr_html_()
     assert judged.to_json()["parts"][0]["effect"]["mean"] == pytest.approx(-0.25)
     assert claims._judge(entry(), pair([-0.2]), "quick").to_json()["parts"][0]["effect"]["low"] is None
+
+
+# --- every statement that the cats and dogs are to judge -------------------------------------------------
+
+CATDOG = [entry for entry in claims.read()["claims"] if entry.get("experiment", "").startswith("catdog-")]
+
+
+def imagined(wanted: RunConfig) -> Run:
+    """A made-up result: a loss that falls below 0.3 and an accuracy that rises, with noise."""
+    points = wanted.steps // wanted.eval_every
+    t = np.linspace(0, 1, points)
+    loss, accuracy, current = np.random.default_rng(int(wanted.key, 16)).normal(0, 0.01, (3, points))
+    loss += 0.7 * np.exp(-2 * t)
+    accuracy += 0.8 - 0.3 * np.exp(-3 * t)
+    return run_of(
+        wanted, loss.tolist(), accuracy.tolist(), every=wanted.eval_every, train_accuracy=(accuracy + 0.1 * t).tolist(),
+        batch_loss=(loss + 5 * current).tolist(),
+    )  # fmt: skip
+
+
+@functools.cache
+def runs_of(experiment: str, profile: str) -> list[Run]:
+    """Made-up results of the runs that the notebook's own code notes for this profile, with three seeds."""
+    cells = nbformat.read(find(experiment).notebook, as_version=4).cells
+    (cell,) = [c.source for c in cells if c.cell_type == "code" and "lab.Study(" in c.source]
+    made: dict[str, Run] = {}
+
+    def sweep(configs: Iterable[RunConfig], *_: Any, **__: Any) -> list[Run]:
+        made.update({wanted.key: imagined(wanted) for wanted in configs})
+        return list(made.values())
+
+    with pytest.MonkeyPatch.context() as patch, TemporaryDirectory() as folder:
+        patch.setenv("NORMCORE_RESULTS", folder)
+        patch.setattr("normcore.lab.sweep.sweep", sweep)  # nothing is trained
+        patch.setattr(lab.catdog, "tables", lambda runs: (None, None))
+        exec(cell, {**find(experiment).profile(profile), "seeds": 3})
+        (noted,) = Store(experiment).profiles()[profile].values()
+    return [made[key] for key in noted]
+
+
+@pytest.mark.parametrize("profile", ["quick", "half", "full"])
+@pytest.mark.parametrize("claim", CATDOG, ids=lambda entry: entry["id"])
+def test_an_experiment_has_all_that_its_statements_ask_for(claim: dict[str, Any], profile: str) -> None:
+    """Every predicate finds its variants and their measures, wherever the runs are as the statement requires."""
+    judged = claims._judge(claim, runs_of(claim["experiment"], profile), profile)
+    steps = find(claim["experiment"]).profile(profile)["steps"]
+    wanted = claim["requires"].get("steps", steps)
+    if wanted != steps:
+        assert judged.verdict == NOT_MEASURED
+        assert judged.reason == f"these runs have steps {steps}; the statement is about {wanted}"
+        return
+    assert judged.verdict in JUDGED, judged.reason
+    assert len(judged.parts) == len(claim["parts"])
+    assert len(judged.also) == len(claim.get("also", []))
+    assert {part.seeds for part in (*judged.parts, *judged.also)} == {3}
+    assert all(np.isfinite(part.effect).all() for part in (*judged.parts, *judged.also))
+
+
+def benchmark(share: float) -> dict[str, Any]:
+    """Three rounds of steps in which FNBL takes this share of FNBB's time."""
+    slow = {"fnbb": [9.0, 10.0, 11.0] * 7, "fnbb as published": [30.0, 20.0, 25.0] * 7}
+    fast = {"fnbl-code": slow["fnbb"], "fnbl as published": [share * ms for ms in slow["fnbb as published"]]}
+    return {"measured": {name: {"rounds": rounds} for name, rounds in {**slow, **fast}.items()}}
+
+
+def test_every_other_statement_on_cats_and_dogs_is_judged_without_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(claims.bench_steps, "read", lambda: benchmark(0.2))
+    trained = {entry["id"] for entry in CATDOG}
+    others = [e for e in claims.read()["claims"] if e["id"].startswith("S0-") and e["id"] not in trained]
+    assert {e["id"]: claims.judge(e["id"]).verdict for e in others if claims.judge(e["id"]).verdict not in JUDGED} == {}
+
+
+@pytest.mark.parametrize(("share", "verdict"), [(0.2, SUPPORTED), (0.5, REFUTED)])
+def test_a_statement_on_speed_is_judged_by_its_benchmark(
+    share: float, verdict: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the runs are, at whose end a notebook asks for it, and whatever is also measured."""
+    monkeypatch.setattr(claims.bench_steps, "read", lambda: benchmark(share))
+    judged = claims.judge("S0-17", pair(ENOUGH), "full")
+    assert (judged.verdict, judged.profile, judged.benchmark) == (verdict, "", "steps")
+    assert judged.parts[0].effect == pytest.approx((share,) * 3)
+    assert judged.also[0].verdict == REFUTED  # of our layers, as fast as each other
+
+
+def test_a_statement_on_speed_without_its_benchmark_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nothing() -> dict[str, Any]:
+        raise LabError("no steps-cpu.json yet")
+
+    monkeypatch.setattr(claims.bench_steps, "read", nothing)
+    judged = claims.judge("S0-17")
+    assert (judged.verdict, judged.reason, judged.parts) == (NOT_MEASURED, "no steps-cpu.json yet", ())
+
+
+def test_a_variant_named_by_its_fields_can_be_lacking() -> None:
+    part = {
+        "predicate": "between", "says": "x", "metric": "train_loss", "low": 0,
+        "variant": {"norm": "gn", "norm_options": {"num_groups": 4}},
+    }  # fmt: skip
+    judged = claims._judge(entry(parts=[part]), pair(ENOUGH), "smoke")
+    assert (judged.verdict, judged.reason) == (NOT_MEASURED, "these runs lack gn, num groups 4")
+
+
+def test_a_variant_that_is_not_narrowed_down_names_its_entry() -> None:
+    with pytest.raises(LabError, match=r"claims\.yml, S9-01, lower: train_loss: several runs a seed; narrow"):
+        claims._judge(entry(), pair(ENOUGH) + pair(ENOUGH, batch_size=16), "smoke")
+
+
+# --- profiles --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("first", "has"), [([-0.2], "one seed"), ([0.2, 0.3], "2 seeds")])
+def test_too_few_seeds_give_way_to_a_smaller_profile_that_has_enough(first: list[float], has: str) -> None:
+    judged = claims._judge_by(entry(), [("half", pair(first)), ("quick", pair(ENOUGH))])
+    assert (judged.verdict, judged.profile) == (SUPPORTED, "quick")
+    assert judged.reason == (f"profile half has {has} so far, too few for a verdict; profile quick judges in its place")
+    assert judged.parts == claims._judge(entry(), pair(ENOUGH), "quick").parts
+
+
+def test_the_best_of_the_smaller_profiles_judges() -> None:
+    smaller = [("half", pair([-0.2, -0.3])), ("quick", pair(ENOUGH)), ("smoke", pair([0.2, 0.3, 0.25]))]
+    judged = claims._judge_by(entry(), [("full", pair([0.2])), *smaller])
+    assert (judged.verdict, judged.profile) == (SUPPORTED, "quick")
+    assert judged.reason.startswith("profile full has one seed so far")
+
+
+@pytest.mark.parametrize(
+    ("smaller", "why"),
+    [
+        ([], "there is none"),
+        ([("quick", pair([-0.2, -0.3]))], "it has too few seeds itself"),
+        ([("quick", pair(ENOUGH, lr=0.5))], "it is not what the statement is about"),
+        ([("quick", pair(ENOUGH)[:3])], "it lacks a variant"),
+    ],
+)
+def test_too_few_seeds_are_shown_where_no_smaller_profile_can_judge(
+    smaller: list[tuple[str, list[Run]]], why: str
+) -> None:
+    judged = claims._judge_by(entry(requires={"lr": 0.01}), [("half", pair([-0.2])), *smaller])
+    assert (judged.verdict, judged.profile, judged.reason) == (INCONCLUSIVE, "half", ""), why
+    assert judged.parts[0].seeds == 1
+
+
+@pytest.mark.parametrize("differences", [ENOUGH, [0.2, 0.3, 0.25], [-0.2, 0.3, -0.1]])
+def test_with_enough_seeds_the_better_profile_judges_whatever_it_finds(differences: list[float]) -> None:
+    alone = claims._judge(entry(), pair(differences), "half")
+    assert claims._judge_by(entry(), [("half", pair(differences)), ("quick", pair(ENOUGH))]) == alone
+
+
+def test_what_the_best_profile_cannot_judge_stays_unjudged() -> None:
+    judged = claims._judge_by(entry(), [("half", pair(ENOUGH)[:3]), ("quick", pair(ENOUGH))])
+    assert (judged.verdict, judged.reason) == (NOT_MEASURED, "these runs lack bn")
+    assert claims._judge_by(entry(), []).verdict == NOT_MEASURED
+
+
+def mnist(difference: list[float]) -> list[Run]:
+    """LeNet-5 with BN, whose loss is lower by this in each of five epochs, a seed each, and without."""
+    levels = {"none": [1.0] * len(difference), "bn": [1 - d for d in difference]}
+    return [
+        made_up(norm, seed, [v] * 5, [0.5] * 5, dataset="fashion_mnist")
+        for norm, values in levels.items()
+        for seed, v in enumerate(values)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("profile", "judge", "verdict"),
+    [
+        ("full", "quick", SUPPORTED),
+        ("half", "quick", SUPPORTED),
+        ("quick", "quick", INCONCLUSIVE),  # its own one seed: what is given is shown, not what is published
+        ("custom", "custom", INCONCLUSIVE),  # is no profile, and above none
+    ],
+)
+def test_a_notebook_s_runs_give_way_only_to_a_smaller_profile(
+    profile: str, judge: str, verdict: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    complete = [("full", mnist([-0.2, -0.3, -0.2])), ("quick", mnist([0.2, 0.3, 0.2]))]
+    monkeypatch.setattr(claims, "find", lambda name: SimpleNamespace(complete=lambda: complete))
+    judged = claims.judge("S4-03", mnist([0.1]), profile)
+    assert (judged.profile, judged.verdict) == (judge, verdict)
+
+
+def published(experiment: str, profile: str, runs: list[Run]) -> None:
+    store = Store(experiment)
+    for run in runs:
+        store.put(run)
+    store.index(profile, "main", [run.key for run in runs])
+
+
+def test_complete_profiles_come_with_their_runs_the_best_first(store: Path, tmp_path: Path) -> None:
+    experiment = Experiment("a-trial", tmp_path / "a_trial.ipynb")
+    assert experiment.complete() == []
+    assert experiment.published_runs() == ("smoke", [])
+    many, few = pair(ENOUGH), pair(ENOUGH)[2:4]
+    published("a-trial", "quick", many)
+    published("a-trial", "full", few)
+    Store("a-trial").index("half", "main", [made_up("gn", 0, [1.0], [0.5]).key])  # which is not there
+    Store("a-trial").index("custom", "main", [many[0].key])  # is no profile
+    assert experiment.complete() == [("full", few), ("quick", many)]
+    assert experiment.published_runs() == ("full", few)
+
+
+def test_the_ledger_is_judged_by_the_best_profile_that_has_enough_seeds(store: Path) -> None:
+    published("fashion-lenet", "quick", mnist([0.2, 0.3, 0.2]))
+    published("fashion-lenet", "full", [replace(r, config=replace(r.config, lr=0.02)) for r in mnist([0.1])])
+    judged = {j.id: j for j in claims.judge_all()}
+    assert (judged["S4-03"].verdict, judged["S4-03"].profile) == (SUPPORTED, "quick")
+    assert judged["S4-03"].reason.startswith("profile full has one seed so far")
+    assert judged["S0-04"].verdict == NOT_MEASURED

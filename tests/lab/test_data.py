@@ -1,11 +1,14 @@
 """Data sets: where they are found, how they are decoded, what is refused."""
 
+import itertools
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
+from PIL import Image
 
 from normcore.lab import data
 from normcore.lab.errors import DataError, UsageError
@@ -150,6 +153,88 @@ def test_an_unknown_name_is_refused_with_the_closest() -> None:
         data.load("fashion_mist", 28)
 
 
+# --- colours ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def coloured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of a set ``noise`` of three channels."""
+    folder = write_pictures(tmp_path / "data" / "noise", channels=3)
+    monkeypatch.setenv("NORMCORE_DATA", str(tmp_path / "data"))
+    return folder
+
+
+def order_of(image: NDArray[np.uint8], original: NDArray[np.uint8]) -> tuple[int, ...]:
+    """The order of the original's channels that gives this image."""
+    (found,) = [p for p in itertools.permutations(range(3)) if (original[:, :, p] == image).all()]
+    return found
+
+
+@pytest.mark.parametrize("size", [14, 7])
+def test_grey_is_the_luma_in_three_channels(size: int, coloured: Path) -> None:
+    plain, grey = data.load("noise", size), data.load("noise", size, "grey")
+    assert (grey.channels, grey.classes, grey.origin) == (3, 2, "NORMCORE_DATA")
+    for before, after in (plain.train, grey.train), (plain.test, grey.test):
+        np.testing.assert_array_equal(after.labels, before.labels)
+        assert after.images.shape == before.images.shape
+        for original, image in zip(before.images, after.images, strict=True):
+            luma = np.asarray(Image.fromarray(original).convert("L"))
+            for channel in range(3):
+                np.testing.assert_array_equal(image[:, :, channel], luma)
+    assert len(set(grey.mean)) == len(set(grey.std)) == 1
+    assert grey.mean[0] == pytest.approx(np.dot(plain.mean, [0.299, 0.587, 0.114]), abs=1 / 255)
+
+
+@pytest.mark.parametrize("size", [14, 7])
+def test_permuted_is_each_image_s_channels_in_an_order_of_its_own(size: int, coloured: Path) -> None:
+    plain, permuted = data.load("noise", size), data.load("noise", size, "permuted")
+    orders = []
+    for before, after in (plain.train, permuted.train), (plain.test, permuted.test):
+        np.testing.assert_array_equal(after.labels, before.labels)
+        orders += [order_of(image, original) for image, original in zip(after.images, before.images, strict=True)]
+    assert len(orders) == 50
+    assert set(orders) == set(itertools.permutations(range(3)))
+
+
+def test_the_permutations_are_drawn_once_for_all(
+    coloured: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = data.load("noise", 14, "permuted")
+    data.load.cache_clear()
+    monkeypatch.setenv("NORMCORE_CACHE", str(tmp_path / "another cache"))
+    again = data.load("noise", 14, "permuted")
+    assert again.fingerprint == first.fingerprint
+    np.testing.assert_array_equal(again.train.images, first.train.images)
+
+
+def test_colours_are_kept_apart_in_the_cache(coloured: Path, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = {colours: data.load("noise", 14, colours).fingerprint for colours in data.COLOURS}
+    assert len(set(kept.values())) == 3
+    folders = {path.parent.name for path in (store.parent / "cache" / "datasets").glob("*/meta.json")}
+    assert folders == {"noise-14", "noise-14-grey", "noise-14-permuted"}
+    data.load.cache_clear()
+    monkeypatch.setattr(data, "_decode", None)  # would fail if it were called
+    assert {colours: data.load("noise", 14, colours).fingerprint for colours in data.COLOURS} == kept
+    assert data.load("noise", 14).fingerprint == kept["rgb"]
+
+
+@pytest.mark.parametrize("colours", ["grey", "permuted"])
+def test_a_set_of_one_channel_has_no_colours_to_change(colours: str, store: Path) -> None:
+    with pytest.raises(UsageError, match=f"digits: colours='{colours}' needs images of three channels, .* has 1"):
+        data.load("digits", 14, colours)
+    assert not list((store.parent / "cache" / "datasets").glob("*/meta.json"))
+
+
+def test_unknown_colours_are_refused_with_the_known() -> None:
+    with pytest.raises(UsageError, match="unknown colours 'sepia': known are grey, permuted, rgb"):
+        data.load("shapes", 14, "sepia")
+    with pytest.raises(UsageError, match="unknown colours 'gray': did you mean grey"):
+        data.load("shapes", 14, "gray")
+
+
+# --- the Hub ---------------------------------------------------------------------------------------------
+
+
 class _Offline(SimpleNamespace):
     """``datasets`` on a machine without a network."""
 
@@ -171,26 +256,84 @@ def test_offline_and_missing_is_one_clear_sentence(tmp_path: Path, monkeypatch: 
     assert all(part in text for part in ("mnist/train.parquet", "NORMCORE_DATA", "ylecun/mnist", "go online"))
 
 
-def test_the_hub_is_asked_where_there_is_no_local_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The path through Hugging Face ``datasets``, on a local repository of theirs instead of the network."""
+def put_on_hub(entry: data.Entry, files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The registry has this entry alone, and ``datasets`` reads these files, one a split, as what is on the Hub."""
     import datasets
 
-    folder = write_pictures(tmp_path / "hub" / "noise")
-    files = {split: str(folder / f"{split}.parquet") for split in data.SPLITS}
-    entry = data.Entry("noise", hub="someone/noise", classes=2)
     real = datasets.load_dataset
+    names = {split: str(path) for split, path in files.items()}
+    column = (entry.hub_columns or entry.columns)[0]
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr(
         datasets,
         "load_dataset",
-        lambda name: real("parquet", data_files=files, cache_dir=str(tmp_path / "hf")).cast_column(
-            "image", datasets.Image()
+        lambda name: real("parquet", data_files=names, cache_dir=str(tmp_path / "hf")).cast_column(
+            column, datasets.Image()
         ),
     )
-    monkeypatch.setattr(data, "registry", lambda: {"noise": entry})
+    monkeypatch.setattr(data, "registry", lambda: {entry.name: entry})
+
+
+def test_the_hub_is_asked_where_there_is_no_local_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The path through Hugging Face ``datasets``, on a local repository of theirs instead of the network."""
+    folder = write_pictures(tmp_path / "hub" / "noise")
+    entry = data.Entry("noise", hub="someone/noise", classes=2)
+    put_on_hub(entry, {split: folder / f"{split}.parquet" for split in data.SPLITS}, tmp_path, monkeypatch)
     noise = data.load("noise", 14)
     assert (noise.origin, noise.train.images.shape) == ("hub", (40, 14, 14, 1))
     assert data.where(entry)[0] == "cache"
+
+
+@pytest.fixture
+def unsplit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> data.Entry:
+    """A set of 23 pictures that has only a training split on the Hub, and columns of other names there."""
+    import pyarrow.parquet as pq
+
+    path = write_pictures(tmp_path / "hub" / "noise", train=23, channels=3) / "train.parquet"
+    pq.write_table(pq.read_table(path).rename_columns(["picture", "labels"]), path)
+    entry = data.Entry(
+        "noise", hub="someone/noise", hub_columns=("picture", "labels"), test_every=5, classes=2,
+        items={"train": 20, "test": 5},
+    )  # fmt: skip
+    put_on_hub(entry, {"train": path}, tmp_path, monkeypatch)
+    return entry
+
+
+def test_of_a_hub_set_without_a_test_split_every_nth_image_is_tested_on(unsplit: data.Entry) -> None:
+    pictures = np.random.default_rng(0).integers(0, 256, (23, 14, 14, 3), dtype=np.uint8)
+    labels = np.arange(23) % 2
+    tested = np.arange(23) % 5 == 0
+    noise = data.load("noise", 14)
+    assert noise.origin == "hub"
+    for split, kept in (noise.train, ~tested), (noise.test, tested):
+        np.testing.assert_array_equal(split.images, pictures[kept])  # none is lost, and none is in both
+        np.testing.assert_array_equal(split.labels, labels[kept])
+    assert (len(noise.train.labels), len(noise.test.labels)) == (18, 5)
+
+
+def test_a_local_copy_has_its_own_columns_and_splits_and_all_its_items(
+    unsplit: data.Entry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_pictures(tmp_path / "data" / "noise", train=20, test=5)
+    monkeypatch.setenv("NORMCORE_DATA", str(tmp_path / "data"))
+    noise = data.load("noise", 14)
+    assert (noise.origin, len(noise.train.labels), len(noise.test.labels)) == ("NORMCORE_DATA", 20, 5)
+    data.load.cache_clear()
+    write_pictures(folder, train=18, test=5)
+    with pytest.raises(DataError, match=r"noise \(NORMCORE_DATA\): 18 train images, 20 expected"):
+        data.load("noise", 14)
+
+
+def test_the_sizes_in_the_cache_are_listed_once_whatever_their_colours(unsplit: data.Entry) -> None:
+    for size, colours in ((14, "rgb"), (14, "grey"), (7, "permuted")):
+        data.load("noise", size, colours)
+    assert data.where(unsplit) == ("cache", "decoded at 14 px, 7 px")
+
+
+def test_cats_and_dogs_come_from_the_hub_s_one_split() -> None:
+    entry = data.find("cats_vs_dogs")
+    assert (entry.columns, entry.hub_columns, entry.test_every) == (("image", "label"), ("image", "labels"), 5)
+    assert entry.classes == 2
 
 
 def test_fashion_mnist_is_the_canonical_one(real_data: Path) -> None:

@@ -20,9 +20,10 @@ from normcore import (
     ReferenceBatchNorm,
 )
 from normcore.lab import claims, definitions, pages
-from normcore.lab.claims import NOT_TESTABLE, REFUTED, SUPPORTED, equals, exceeds
+from normcore.lab.claims import NOT_TESTABLE
 from normcore.lab.definitions import ALL, DEFINITIONS, SAMPLE, C, N, standardized
 from normcore.lab.errors import LabError, UsageError
+from normcore.lab.predicates import REFUTED, SUPPORTED, equals, exceeds
 
 VERDICTS = {
     "S0-15": SUPPORTED, "S0-16": REFUTED, "S0-23": SUPPORTED, "S0-24": SUPPORTED, "S0-25": REFUTED,

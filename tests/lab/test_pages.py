@@ -5,9 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from normcore.lab import claims, pages, paths
+from normcore.lab import catdog, claims, pages, paths
+from normcore.lab.claims import NOT_MEASURED, Judged
+from normcore.lab.experiments import experiments
+from normcore.lab.predicates import REFUTED, SUPPORTED, Part
+from normcore.lab.runs import Store
+from normcore.lab.stats import Interval
 
-from .helpers import made_up
+from .helpers import made_up, run_of
 
 
 def test_the_ledger_shows_every_statement_with_its_verdict() -> None:
@@ -28,7 +33,8 @@ def test_the_summary_counts_what_the_ledger_shows() -> None:
 
 
 def test_without_results_the_pages_say_so(store: Path) -> None:
-    assert "57 not measured yet" in pages.summary(claims.judge_all())  # definitions need no results
+    judged = pages.summary(claims.judge_all())
+    assert "56 not measured yet" in judged  # definitions need no results, and the benchmark of steps is published
     assert pages.overview_svg() == ""
 
 
@@ -54,3 +60,57 @@ def test_the_readme_s_picture_is_of_the_published_results(monkeypatch: pytest.Mo
     expected = pages.overview_svg()
     numbers = [[float(v) for v in re.findall(r"-?\d+\.\d+", text)] for text in (picture, expected)]
     assert numbers[0] == pytest.approx(numbers[1], abs=0.01)
+
+
+# --- the page of a study ---------------------------------------------------------------------------------
+
+
+def test_a_study_shows_the_statements_of_its_document_alone(store: Path) -> None:
+    part = Part("it is", "loss", Interval(-0.2, -0.3, -0.1), 3, SUPPORTED)
+    judged = [
+        Judged("S0-01", "ord", "It is.", SUPPORTED, profile="quick", parts=(part,)),
+        Judged("S0-02", "ord", "It is not.", NOT_MEASURED, profile="half"),  # whose runs could not judge it
+        Judged("S0-03", "ord", "It is so.", SUPPORTED, parts=(part,)),
+        Judged("S1-01", "ord", "Elsewhere.", REFUTED, parts=(part,)),
+    ]
+    text = pages.study(judged, "S0", "catdog-")
+    assert text.splitlines()[0] == "Of its 3 statements: 2 supported, 1 not measured yet."
+    rows = [line for line in text.splitlines() if line.startswith("| [S")]
+    assert [re.findall(r"\[(S\d-\d\d)\]\(#(\S+)\)", row) for row in rows] == [
+        [(f"S0-0{n}", f"s0-0{n}")] for n in (1, 2, 3)
+    ]
+    for row, judgement in zip(rows, judged, strict=False):
+        assert judgement.statement in row
+        assert f"`{judgement.verdict}`" in row
+        assert row.endswith("| `quick` |" if judgement.id == "S0-01" else "|  |")
+    assert "Elsewhere" not in text
+
+
+def test_a_study_shows_what_its_experiments_have(store: Path) -> None:
+    wanted = catdog.configs(["none", "bn"], dataset="shapes", image_size=64, steps=20000, seeds=3)
+    results = Store("catdog-lr")
+    results.index("half", "main", [config.key for config in wanted])
+    for config in wanted:
+        results.put(run_of(config, [0.5] * 20, [0.6] * 20, every=1000))
+    results.index("full", "main", ["0" * 16])  # which is not there
+    text = pages.study([], "S0", "catdog-")
+    table = text[text.index("What the experiments show") :]
+    rows = {line.split("]")[0].removeprefix("| ["): line for line in table.splitlines() if line.startswith("| [")}
+    known = {name: e for name, e in experiments().items() if name.startswith("catdog-")}
+    assert set(rows) == {e.title for e in known.values()}
+    for name, experiment in known.items():
+        cells = [cell.strip() for cell in rows[experiment.title].strip("| ").split("|")]
+        assert f"({experiment.page}.ipynb)" in cells[0]
+        if name == "catdog-lr":
+            assert cells[1:] == ["`half`", "64 pixels, 20,000 steps", "3", "6"]
+        else:
+            assert cells[1:] == ["`smoke`", "", "", "none"]
+
+
+def test_the_page_of_the_cats_and_dogs_is_of_the_ledger_s_verdicts() -> None:
+    judged = claims.judge_all()
+    text = pages.study(judged, "S0", "catdog-")
+    own = [j for j in judged if j.source == "S0"]
+    assert text.startswith(f"Of its {len(own)} statements: ")
+    assert sum(int(n) for n in re.findall(r"(\d+) (?:" + "|".join(claims.VERDICTS) + ")", text.splitlines()[0])) == 26
+    assert text.count("](#s0-") == 26

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from normcore.lab import data, paths
 from normcore.lab.errors import UsageError
 from normcore.lab.files import replacing, write_json
 from normcore.lab.runs import Run, RunConfig, Store, curves, epochs, grid, measured_on, table
@@ -23,6 +24,19 @@ def test_the_key_is_stable_across_releases() -> None:
     assert config(norm_options={"momentum": 0.2}).key == "8fd5dff0463628a4"
 
 
+def test_the_committed_results_keep_their_keys() -> None:
+    """They were written before images had colours, and say nothing of them."""
+    found = sorted((paths.root() / "data" / "results" / "fashion-lenet").glob("*.json"))
+    assert "04508823ba409234.json" in [path.name for path in found]
+    for path in found:
+        fields = json.loads(path.read_text(encoding="utf-8"))["config"]
+        assert RunConfig(**fields).key == path.stem
+    assert RunConfig(
+        dataset="fashion_mnist", image_size=28, model="lenet5", norm="none", lr=0.0003, batch_size=64, steps=3905,
+        seed=1, eval_every=781, log_every=79, validation=10000, colours="rgb",
+    ).key == "04508823ba409234"  # fmt: skip
+
+
 @settings(deadline=None)
 @given(st.sampled_from(["lr", "batch_size", "steps", "seed", "eval_every", "log_every"]), st.integers(1, 50))
 def test_the_key_changes_with_every_field(name: str, more: int) -> None:
@@ -34,6 +48,9 @@ def test_a_field_at_its_default_does_not_enter_the_key() -> None:
     fields = {f.name: getattr(config(), f.name) for f in dataclasses.fields(RunConfig)}
     assert RunConfig(**{**fields, "model_options": {}, "validation": 0, "optimizer": "adam"}).key == config().key
     assert config(lr=1).key == config(lr=1.0).key
+    keys = {config(colours=colours).key for colours in data.COLOURS}
+    assert len(keys) == 3
+    assert config().key in keys
 
 
 @pytest.mark.parametrize(
@@ -48,6 +65,7 @@ def test_a_field_at_its_default_does_not_enter_the_key() -> None:
         ({"seed": -1}, "seed must not be negative"),
         ({"norm_options": [1]}, "norm_options must be of type dict"),
         ({"image_size": 0}, "image_size must be at least 1, got 0"),
+        ({"colours": 3}, "colours must be of type str, got 3"),
     ],
 )
 def test_bad_values_are_refused(changes: dict[str, Any], message: str) -> None:
@@ -62,6 +80,7 @@ def test_bad_values_are_refused(changes: dict[str, Any], message: str) -> None:
         ({"dataset": "digit"}, "unknown data set 'digit': did you mean digits"),
         ({"model": "lenet"}, "unknown model 'lenet': did you mean lenet5"),
         ({"optimizer": "adan"}, "unknown optimizer 'adan': did you mean adam"),
+        ({"colours": "gray"}, "unknown colours 'gray': did you mean grey"),
     ],
 )
 def test_unknown_names_are_refused_before_a_run_and_yet_readable(
@@ -69,7 +88,7 @@ def test_unknown_names_are_refused_before_a_run_and_yet_readable(
 ) -> None:
     wrong = config(**changes)
     with pytest.raises(UsageError, match=message):
-        Study("trial", "quick").run([config(), wrong])
+        Study("trial", "quick").run([config(), wrong, config(seed=1)])
     assert not Store("trial").folder.exists()
     run = dataclasses.replace(made_up("bn", 0, [1.0], [0.5]), config=wrong)
     Store("trial").put(run)
@@ -121,6 +140,46 @@ def test_a_result_under_a_wrong_key_is_set_aside(store: Path) -> None:
     write_json(results.path(run.key), record)
     with pytest.warns(UserWarning, match="does not belong to its configuration"):
         assert results.get(run.key) is None
+
+
+def test_a_result_of_another_experiment_is_copied(store: Path) -> None:
+    run = made_up("bn", 0, [1.0], [0.5])
+    first, second = Store("first"), Store("second")
+    assert not second.adopt(run.key)
+    assert not second.folder.exists()
+    first.put(run)
+    assert second.adopt(run.key)
+    assert second.get(run.key) == run
+    assert second.path(run.key).read_bytes() == first.path(run.key).read_bytes()
+    first.path(run.key).unlink()
+    assert second.adopt(run.key)  # its own now
+    assert not second.adopt(made_up("bn", 1, [1.0], [0.5]).key)
+
+
+def test_a_result_that_is_there_is_not_replaced_by_another_experiment_s(store: Path) -> None:
+    own = made_up("bn", 0, [1.0], [0.5])
+    other = made_up("bn", 0, [2.0], [0.25])
+    assert own.key == other.key
+    Store("first").put(other)
+    Store("second").put(own)
+    assert Store("second").adopt(own.key)
+    assert Store("second").get(own.key) == own
+
+
+def test_a_corrupt_result_is_not_adopted(store: Path) -> None:
+    """The next experiment's is; and where there is none, the answer is no."""
+    run = made_up("bn", 0, [1.0], [0.5])
+    for name in "first", "third":
+        Store(name).put(run)
+    Store("first").path(run.key).write_text("{")
+    with pytest.warns(UserWarning, match=r"first.*is not a result"):
+        assert Store("second").adopt(run.key)
+    assert Store("second").get(run.key) == run
+    for name in "second", "third":
+        Store(name).path(run.key).write_text("{")
+    with pytest.warns(UserWarning, match="is not a result"):
+        assert not Store("fourth").adopt(run.key)
+    assert not Store("fourth").folder.exists()
 
 
 def test_profiles_know_their_runs(store: Path) -> None:

@@ -1,5 +1,6 @@
 """Sweeps: side by side, resumed, shared, split, killed, out of time and out of disk."""
 
+import dataclasses
 import errno
 import json
 import math
@@ -13,13 +14,15 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 
 from normcore.lab import runs as runs_module
 from normcore.lab.errors import ShardDone, SweepIncomplete, UsageError
 from normcore.lab.runs import RunConfig, Store
 from normcore.lab.sweep import Shard, Study, parse_seconds, sweep
+from normcore.lab.training import train
 
-from .helpers import config
+from .helpers import config, write_pictures
 
 pytestmark = pytest.mark.usefixtures("store")
 ROOT = Path(__file__).resolve().parents[2]
@@ -44,16 +47,67 @@ def test_results_come_in_the_order_asked_for_and_are_not_run_again(monkeypatch: 
 
 def test_side_by_side_gives_the_same_bits() -> None:
     alone = sweep(four(), Store("alone"))
-    together = sweep(four(), Store("together"), jobs=2)
+    together = sweep(four(), Store("together"), jobs=2, fresh=True)
     assert [r.curves for r in alone] == [r.curves for r in together]
 
 
 def test_fresh_runs_again() -> None:
     store = Store("trial")
-    before = sweep(four()[:1], store)[0]
-    after = sweep(four()[:1], store, fresh=True)[0]
-    assert after.curves == before.curves
-    assert after.provenance["seconds"] != before.provenance["seconds"]
+    run = sweep([config()], store)[0]
+    store.put(dataclasses.replace(run, status="diverged"))  # which a run of it would not give
+    after = sweep([config()], store, fresh=True)[0]
+    assert (after.status, after.curves) == ("finished", run.curves)
+    assert store.get(run.key) == after
+
+
+def test_what_another_experiment_has_is_not_run_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = Store("first"), Store("second")
+    before = sweep(four(), first)
+    second.put(before[0])
+    with monkeypatch.context() as context:
+        context.setattr("normcore.lab.sweep.train", None)  # would fail if it were called
+        assert sweep(four(), second) == before
+        assert Study("third", "quick").run(four()) == before
+    for run in before:
+        assert second.path(run.key).read_bytes() == first.path(run.key).read_bytes()
+    assert Store("third").runs("quick") == before
+    assert sweep([*four(), config(seed=2)], second)[:4] == before  # what nobody has is run
+    assert second.get(config(seed=2).key)
+    assert first.get(config(seed=2).key) is None
+
+
+def test_fresh_takes_nothing_from_another_experiment() -> None:
+    first, second = Store("first"), Store("second")
+    run = sweep([config()], first)[0]
+    wrong = dataclasses.replace(run, status="diverged")
+    first.put(wrong)
+    after = sweep([config()], second, fresh=True)[0]
+    assert (after.status, after.curves) == ("finished", run.curves)
+    assert first.get(run.key) == wrong  # and leaves that one's as it is
+
+
+def test_a_shard_takes_only_its_own_runs_from_another_experiment() -> None:
+    wanted = [config(seed=seed) for seed in range(6)]
+    sweep(wanted, Store("first"))
+    second = Store("second")
+    with pytest.raises(ShardDone, match="belongs to other shards"):
+        sweep(wanted, second, shard=Shard(1, 3))
+    assert {p.stem for p in second.folder.glob("*.json")} == {c.key for c in wanted if Shard(1, 3).holds(c.key)}
+
+
+def test_a_sweep_over_colours_trains_on_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_pictures(tmp_path / "data" / "noise", channels=3)
+    monkeypatch.setenv("NORMCORE_DATA", str(tmp_path / "data"))
+    wanted = [config(dataset="noise", batch_size=8, colours=colours) for colours in runs_module.data.COLOURS]
+    found = sweep(wanted, Store("trial"))
+    assert [run.config.colours for run in found] == ["rgb", "grey", "permuted"]
+    assert len({run.key for run in found}) == 3
+    seen = [run.provenance["data"]["fingerprint"] for run in found]
+    assert seen == [runs_module.data.load("noise", 14, colours).fingerprint for colours in runs_module.data.COLOURS]
+    assert len(set(seen)) == 3
+    with pytest.raises(UsageError, match="colours='grey' needs images of three channels"):
+        sweep([config(seed=1), config(colours="grey")], Store("trial"))
+    assert Store("trial").get(config(seed=1).key) is None  # refused before anything is run
 
 
 def test_shards_share_the_work_and_the_store(store: Path) -> None:
@@ -87,7 +141,7 @@ def test_bad_durations_are_refused(text: str) -> None:
 
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_a_time_budget_stops_inside_a_run_and_the_next_call_goes_on(jobs: int, store: Path) -> None:
-    whole = sweep([long()], Store("whole"))[0]
+    whole = train(long(), torch.device("cpu"))
     shared = Store("trial")
     sweep([config()], shared, jobs=jobs)  # so that the budget below is not spent on starting and decoding
     with pytest.raises(SweepIncomplete, match="time budget is used up"):

@@ -12,7 +12,7 @@ from normcore.lab import data, models, training
 from normcore.lab.errors import UsageError
 from normcore.lab.training import Images, OutOfTime, batches, build, splits, train
 
-from .helpers import config
+from .helpers import config, write_pictures
 
 pytestmark = pytest.mark.usefixtures("store")
 CPU = torch.device("cpu")
@@ -29,7 +29,7 @@ def test_it_learns_the_digits(norm: str, optimizer: str, device: str) -> None:
     assert run.status == "finished"
     assert run.final["test_accuracy"] > 0.8
     assert run.curves["train"]["step"] == [20, 40, 60, 80, 100, 120]
-    assert run.curves["test"]["step"] == [60, 120]
+    assert run.curves["test"]["step"] == run.curves["batch"]["step"] == [60, 120]
     assert run.curves["train"]["loss"][-1] < run.curves["train"]["loss"][0]
 
 
@@ -116,12 +116,46 @@ def test_evaluation_is_over_the_whole_test_set_in_evaluation_mode() -> None:
     assert loss == pytest.approx(nn.functional.cross_entropy(scores, y).item(), rel=1e-5)
 
 
+def test_the_current_batch_has_a_point_at_each_evaluation() -> None:
+    """Of the last batch before it alone, and not the mean since the point before, which the training curve has."""
+    coarse = train(config(steps=10, eval_every=4, log_every=3), CPU)
+    assert coarse.curves["batch"]["step"] == coarse.curves["test"]["step"] == [4, 8, 10]
+    fine = train(config(steps=10, eval_every=4, log_every=1), CPU).curves["train"]
+    for name in "loss", "accuracy":
+        assert coarse.curves["batch"][name] == [fine[name][step - 1] for step in (4, 8, 10)]
+        assert coarse.final[f"batch_{name}"] == fine[name][-1]
+    held_out = train(config(validation=300), CPU)
+    assert set(held_out.curves) == {"train", "batch", "validation"}
+    assert held_out.curves["batch"]["step"] == [3, 6]
+
+
+def test_the_training_images_have_the_colours_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_pictures(tmp_path / "data" / "noise", channels=3)
+    monkeypatch.setenv("NORMCORE_DATA", str(tmp_path / "data"))
+    found = {}
+    for colours in data.COLOURS:
+        run = train(config(dataset="noise", batch_size=8, colours=colours), CPU)
+        assert run.provenance["data"]["fingerprint"] == data.load("noise", 14, colours).fingerprint
+        found[colours] = run.curves["train"]["loss"]
+    assert train(config(dataset="noise", batch_size=8), CPU).curves["train"]["loss"] == found["rgb"]
+    assert len(set(map(tuple, found.values()))) == 3
+
+
+def test_adam_fused_is_adam() -> None:
+    fused = train(config(), CPU)
+    plain = train(config(optimizer_options={"fused": False}), CPU)
+    assert fused.curves["train"]["loss"] == pytest.approx(plain.curves["train"]["loss"], rel=1e-4)
+    other = train(config(optimizer_options={"betas": (0.5, 0.9)}), CPU)  # options go to it as they are
+    assert other.curves["train"]["loss"] != pytest.approx(plain.curves["train"]["loss"], rel=1e-4)
+
+
 def test_a_diverged_run_is_a_result_with_the_step() -> None:
     run = train(config(norm="none", optimizer="sgd", lr=1e9, steps=40, log_every=7, eval_every=40), CPU)
     assert run.status == "diverged"
     assert run.diverged_at is not None
     assert 2 <= run.diverged_at <= 40
     assert all(math.isfinite(v) for v in run.curves["train"]["loss"])
+    assert run.curves["batch"] == run.curves["test"] == {"step": [], "loss": [], "accuracy": []}
 
 
 def test_out_of_time_and_resumed_is_as_if_never_stopped(tmp_path: Path) -> None:

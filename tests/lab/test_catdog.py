@@ -1,0 +1,259 @@
+"""The cats-and-dogs protocol: its network, its variants, and the training of those that need more than a layer."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from normcore import NORMS, BatchNorm, ClipSchedule, make_norm, reference_pass
+from normcore.lab import catdog, data, models, training
+from normcore.lab.runs import Run, RunConfig
+from normcore.lab.training import OutOfTime, batches, build, splits, train
+
+from .helpers import config
+
+CPU = torch.device("cpu")
+SCHEDULE = {"start": 1, "r_end": 5, "d_end": 4}  # opens within the runs below
+
+
+def small(**changes: Any) -> RunConfig:
+    """The network of the cats and dogs on the digits for eight steps, with these changes."""
+    return config(**{"model": "catdog", "lr": 0.001, "batch_size": 16, "steps": 8, **changes})
+
+
+def variant(name: str, steps: int = 8) -> RunConfig:
+    """The protocol's one run of this variant, on the digits."""
+    (found,) = catdog.configs([name], dataset="digits", image_size=14, steps=steps, seeds=1)
+    return found
+
+
+# --- the network -----------------------------------------------------------------------------------------
+
+
+def no_norm(channels: int) -> nn.Module:
+    return nn.Identity()
+
+
+@pytest.mark.parametrize("size", [1, 13, 14, 29, 30, 31, 32, 127, 128])
+def test_the_network_fits_its_images(size: int) -> None:
+    net = models.catdog(no_norm, 3, 2, size)
+    assert net(torch.zeros(2, 3, size, size)).shape == (2, 2)
+
+
+def test_the_normalizers_are_in_the_features_and_bn_in_the_head() -> None:
+    placed: list[nn.Module] = []
+
+    def norm(channels: int) -> nn.Module:
+        placed.append(make_norm("gn", channels, num_groups=channels // 2))
+        return placed[-1]
+
+    net = models.catdog(norm, 3, 2, 32)
+    features, head = net.get_submodule("features"), net.get_submodule("head")
+    assert [layer.num_channels for layer in placed] == [16, 16]
+    assert [module for module in features.modules() if module in placed] == placed
+    assert not any(module in placed for module in head.modules())
+    assert [module.num_features for module in head.modules() if isinstance(module, BatchNorm)] == [128, 128]
+    bare = models.catdog(norm, 3, 2, 32, head_norm=False)
+    assert not any(isinstance(module, BatchNorm) for module in bare.modules())
+    weights = [[m.weight.shape for m in n.modules() if isinstance(m, nn.Conv2d | nn.Linear)] for n in (net, bare)]
+    assert weights[0] == weights[1]
+
+
+def _pass(features: nn.Module, x: Tensor) -> tuple[Tensor, ...]:
+    """The output, and the gradients of the input and of every parameter."""
+    x = x.clone().requires_grad_()
+    y = features(x)
+    weights = torch.linspace(-1, 1, y.numel()).reshape(y.shape)
+    return y, *torch.autograd.grad((y * weights).sum(), [x, *features.parameters()])
+
+
+@pytest.mark.parametrize("size", [30, 31])
+def test_pooling_before_the_relu_is_the_relu_before_pooling_to_the_bit(size: int) -> None:
+    """The drawing has the ReLU first; the gradients of parameters and input are the same too."""
+    torch.manual_seed(0)
+    ours = models.catdog(lambda channels: BatchNorm(channels), 3, 2, size).get_submodule("features")
+    assert isinstance(ours, nn.Sequential)
+    layers = list(ours)
+    for at in 2, 6:
+        assert isinstance(layers[at], nn.MaxPool2d)
+        assert isinstance(layers[at + 1], nn.ReLU)
+        layers[at], layers[at + 1] = layers[at + 1], layers[at]
+    x = torch.randn(4, 3, size, size)
+    found, expected = _pass(ours, x), _pass(nn.Sequential(*layers), x)
+    assert (found[0] == 0).any()  # some windows have no positive value
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=0)
+
+
+# --- the protocol ----------------------------------------------------------------------------------------
+
+
+def test_configurations_are_every_combination_of_the_lists() -> None:
+    found = catdog.configs(["none", "bn"], dataset="shapes", image_size=32, steps=20_000, seeds=2, lr=[1e-3, 1e-4])
+    assert [(c.norm, c.lr, c.seed) for c in found] == [
+        (norm, lr, seed) for norm in ("none", "bn") for lr in (1e-3, 1e-4) for seed in (0, 1)
+    ]
+    assert {(c.model, c.optimizer, c.batch_size, c.dataset, c.image_size) for c in found} == {
+        ("catdog", "adam", 16, "shapes", 32)
+    }
+    changed = catdog.configs(["bn"], dataset="shapes", image_size=32, steps=100, seeds=1, colours="grey", log_every=7)
+    assert [(c.colours, c.log_every, c.lr) for c in changed] == [("grey", 7, 1e-4)]
+
+
+@pytest.mark.parametrize("steps", [10, 150, 1234, 20_000])
+def test_a_run_has_twenty_evaluations_and_two_hundred_points_or_as_many_as_it_has_steps(steps: int) -> None:
+    run = variant("bn", steps)
+    assert run.eval_every * 20 >= steps > (run.eval_every - 1) * 20
+    assert run.log_every * 200 >= steps > (run.log_every - 1) * 200
+    if steps == 20_000:
+        assert (run.eval_every, run.log_every) == (1000, 100)
+
+
+def test_only_a_network_without_any_normalizer_has_none_in_its_head() -> None:
+    bare = {name for name in {*NORMS, *catdog.VARIANTS} if variant(name).model_options.get("head_norm") is False}
+    assert bare == {"none"}
+    assert variant("none").norm == variant("none-head").norm == "none"
+    assert variant("none").key != variant("none-head").key
+
+
+def test_the_published_code_of_fnbl_is_the_run_of_cln() -> None:
+    assert variant("fnbl-code") == variant("cln")
+    assert variant("fnbl-text").key != variant("fnbl").key
+
+
+def test_batch_renorm_opens_its_clips_at_the_shares_of_the_paper() -> None:
+    assert catdog.renorm_schedule(100_000) == {"start": 5000, "r_end": 40_000, "d_end": 25_000}
+    assert catdog.renorm_schedule(2000) == {"start": 100, "r_end": 800, "d_end": 500}
+    assert variant("brn", 2000).norm_options == {"schedule": catdog.renorm_schedule(2000)}
+
+
+@pytest.mark.parametrize("name", sorted({*NORMS, *catdog.VARIANTS}))
+@pytest.mark.usefixtures("store")
+def test_every_variant_trains_and_evaluates(name: str) -> None:
+    wanted = variant(name, steps=4)
+    wanted.check_names()
+    run = train(wanted, CPU)
+    assert run.status == "finished"
+    assert {split: points["step"] for split, points in run.curves.items()} == {
+        "train": [1, 2, 3, 4], "batch": [1, 2, 3, 4], "test": [1, 2, 3, 4]
+    }  # fmt: skip
+    assert run.curves["test"]["loss"][0] != run.curves["test"]["loss"][-1]
+
+
+@pytest.mark.usefixtures("store")
+def test_fnbl_as_its_code_has_it_trains_as_cln_does_to_the_bit() -> None:
+    fnbl, cln, text = (train(variant(name, 12), CPU) for name in ("fnbl", "cln", "fnbl-text"))
+    assert fnbl.key != cln.key
+    assert fnbl.curves == cln.curves
+    assert text.curves != cln.curves
+
+
+# --- batch renormalization -------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("store")
+def test_a_schedule_written_down_is_the_schedule() -> None:
+    written = train(small(norm="brn", norm_options={"schedule": SCHEDULE}, log_every=1), CPU)
+    passed = train(small(norm="brn", norm_options={"schedule": ClipSchedule(**SCHEDULE)}, log_every=1), CPU)
+    assert written.curves == passed.curves
+    closed, plain = (train(small(norm=norm, log_every=1), CPU).curves for norm in ("brn", "bn"))
+    assert closed["train"]["loss"] == pytest.approx(plain["train"]["loss"], rel=1e-4)  # the paper's is still closed
+    assert written.curves["train"]["loss"][:2] == pytest.approx(plain["train"]["loss"][:2], rel=1e-4)
+    assert written.curves["train"]["loss"][-1] != pytest.approx(plain["train"]["loss"][-1], rel=1e-4)
+
+
+@pytest.mark.usefixtures("store")
+def test_a_schedule_survives_the_result_file_with_its_key() -> None:
+    run = train(small(norm="brn", norm_options={"schedule": SCHEDULE}, steps=2), CPU)
+    again = Run.from_json(json.loads(json.dumps(run.to_json(), allow_nan=False)))
+    assert again == run
+    assert again.config.norm_options == {"schedule": SCHEDULE}
+    assert again.key == small(norm="brn", norm_options={"schedule": dict(reversed(SCHEDULE.items()))}, steps=2).key
+    assert again.key != small(norm="brn", norm_options={"schedule": {**SCHEDULE, "start": 2}}, steps=2).key
+
+
+# --- virtual batch normalization -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model", ["catdog", "lenet5"])
+@pytest.mark.usefixtures("store")
+def test_vbn_refers_to_the_first_batch_with_the_weights_of_each_step(model: str) -> None:
+    """In training and at evaluation, as a loop by hand has it."""
+    wanted = small(model=model, norm="vbn", steps=3, log_every=1, eval_every=3)
+    dataset = data.load("digits", 14)
+    images, items, held_out, held_items = splits(wanted, dataset, CPU)
+    losses: list[float] = []
+    with training.deterministic(CPU):
+        net = build(wanted, dataset, CPU)
+        normalized = net.get_submodule("features") if model == "catdog" else net
+        optim = training.optimizer(wanted, net)
+        order = list(batches(items, wanted, 0))
+        reference = images.batch(order[0])[0]
+        for index in order:
+            x, y = images.batch(index)
+            with reference_pass(normalized, reference):
+                loss = nn.functional.cross_entropy(net(x), y)
+            optim.zero_grad()
+            loss.backward()
+            optim.step()
+            losses.append(loss.item())
+        net.eval()
+        with torch.no_grad(), reference_pass(normalized, reference):
+            x, y = held_out.batch(held_items)
+            scores = net(x)
+    run = train(wanted, CPU)
+    assert run.curves["train"]["loss"] == pytest.approx(losses, abs=2e-6)
+    assert run.final["test_loss"] == pytest.approx(nn.functional.cross_entropy(scores, y).item(), abs=1e-5)
+    assert run.final["test_accuracy"] == pytest.approx((scores.argmax(1) == y).double().mean().item(), abs=1e-6)
+
+
+@pytest.mark.usefixtures("store")
+def test_the_reference_changes_what_is_learned() -> None:
+    """Without the pass at each step the first batch's statistics stay as they were with the first weights."""
+    wanted = small(norm="vbn")
+    dataset = data.load("digits", 14)
+    images, items = splits(wanted, dataset, CPU)[:2]
+    reference = images.batch(next(batches(items, wanted, 0)))[0]
+    losses: dict[bool, list[float]] = {}
+    for referred in (False, True):
+        net = build(wanted, dataset, CPU)
+        optim = training.optimizer(wanted, net)
+        steps = (images.batch(index) for index in batches(items, wanted, 0))
+        given = reference if referred else None
+        losses[referred] = [training.step(net, optim, x, y, given)[0].item() for x, y in steps]
+    assert losses[True][-1] != pytest.approx(losses[False][-1], rel=1e-4)
+
+
+def test_the_reference_leaves_the_head_s_statistics_alone(tmp_path: Path, store: Path) -> None:
+    """What is saved after two steps, each with a reference pass, and an evaluation with one."""
+    checkpoint = tmp_path / "run.pt"
+    with pytest.raises(OutOfTime):
+        train(small(norm="vbn", eval_every=2), CPU, deadline=-math.inf, checkpoint=checkpoint)
+    state = torch.load(checkpoint, weights_only=True)
+    assert state["curves"]["test"]["step"] == [2]
+    counts = {name: n.item() for name, n in state["model"].items() if name.endswith("num_batches_tracked")}
+    assert {name.partition(".")[0] for name in counts} == {"head"}
+    assert list(counts.values()) == [state["done"]] * 2 == [2, 2]
+
+
+@pytest.mark.parametrize(("norm", "options"), [("vbn", {}), ("brn", {"schedule": SCHEDULE})])
+def test_out_of_time_and_resumed_is_as_if_never_stopped(
+    norm: str, options: dict[str, Any], tmp_path: Path, store: Path
+) -> None:
+    wanted = small(norm=norm, norm_options=options)
+    whole = train(wanted, CPU)
+    checkpoint = tmp_path / "run.pt"
+    calls, run = 0, None
+    while run is None:
+        calls += 1
+        try:
+            run = train(wanted, CPU, deadline=-math.inf, checkpoint=checkpoint)
+        except OutOfTime:
+            assert checkpoint.is_file()
+    assert calls > 3
+    assert run.curves == whole.curves
+    assert run.final == whole.final

@@ -1,0 +1,475 @@
+"""The predicates: what they compare, and the verdict that follows from its interval."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from normcore.lab.errors import UsageError
+from normcore.lab.predicates import (
+    INCONCLUSIVE,
+    PREDICATES,
+    REFUTED,
+    SUPPORTED,
+    Lacking,
+    Part,
+    alike,
+    between,
+    combine,
+    gains_less,
+    higher,
+    lower,
+    matches,
+    select,
+    settled,
+    takes_less,
+    trend,
+)
+from normcore.lab.runs import Run
+from normcore.lab.stats import Interval
+
+from .helpers import made_up, pair
+
+SIZES = [8, 16, 24, 32]
+
+
+def flat(norm: str, values: Sequence[float], **changes: Any) -> list[Run]:
+    """A run a seed whose loss and accuracy are this value throughout."""
+    return [made_up(norm, seed, [v] * 4, [v] * 4, **changes) for seed, v in enumerate(values)]
+
+
+def apart(*differences: float) -> list[Run]:
+    """BN's loss is higher than without by these differences; so is another seed's of both, which is no difference."""
+    levels = [1.0 + 10 * seed for seed in range(len(differences))]
+    return flat("none", levels) + flat("bn", [a + d for a, d in zip(levels, differences, strict=True)])
+
+
+def at_sizes(norm: str, metric: Callable[[int, int], float], seeds: int = 3, **changes: Any) -> list[Run]:
+    """The runs of a sweep over batch sizes: the value of each, by size and seed."""
+    sweeps = [flat(norm, [metric(size, s) for s in range(seeds)], batch_size=size, **changes) for size in SIZES]
+    return [run for sweep in sweeps for run in sweep]
+
+
+# --- one variant and another -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("differences", "verdict"),
+    [
+        ([-0.2, -0.3, -0.25], SUPPORTED),
+        ([0.2, 0.3, 0.25], REFUTED),
+        ([-0.2, 0.3, -0.1], INCONCLUSIVE),
+        ([-0.2, -0.3], INCONCLUSIVE),  # two seeds give no verdict
+    ],
+)
+def test_lower_and_higher_go_by_the_interval(differences: list[float], verdict: str) -> None:
+    found = lower(pair(differences), "it is lower", "train_loss", "bn", "none")
+    assert found.verdict == verdict
+    assert found.seeds == len(differences)
+    assert found.effect.mean == pytest.approx(sum(differences) / len(differences))
+    opposite = {SUPPORTED: REFUTED, REFUTED: SUPPORTED}.get(verdict, verdict)
+    assert higher(pair(differences), "it is higher", "train_loss", "bn", "none").verdict == opposite
+
+
+@pytest.mark.parametrize(
+    ("margin", "verdict"),
+    [(0.0, SUPPORTED), (0.15, SUPPORTED), (0.25, INCONCLUSIVE), (0.35, REFUTED), (-0.1, SUPPORTED)],
+)
+def test_a_difference_must_exceed_its_margin(margin: float, verdict: str) -> None:
+    below, above = apart(-0.2, -0.3, -0.25), apart(0.2, 0.3, 0.25)
+    assert lower(below, "", "train_loss", "bn", "none", margin=margin).verdict == verdict
+    assert higher(above, "", "train_loss", "bn", "none", margin=margin).verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("differences", "verdict"),
+    [
+        ([0.001, 0.002, 0.003], SUPPORTED),  # above, but not by more than the margin
+        ([0.01, 0.02, 0.03], REFUTED),
+        ([0.003, 0.004, 0.02], INCONCLUSIVE),
+    ],
+)
+def test_a_negative_margin_allows_a_little_above(differences: list[float], verdict: str) -> None:
+    assert lower(apart(*differences), "", "train_loss", "bn", "none", margin=-0.005).verdict == verdict
+
+
+def test_equal_runs_are_neither_lower_nor_higher() -> None:
+    for predicate in (lower, higher):
+        assert predicate(apart(0, 0, 0), "", "train_loss", "bn", "none").verdict == INCONCLUSIVE
+
+
+@pytest.mark.parametrize(
+    ("differences", "verdict"),
+    [
+        ([-0.01, 0.02, 0.01], SUPPORTED),
+        ([0, 0, 0], SUPPORTED),
+        ([0.2, 0.3, 0.25], REFUTED),
+        ([-0.2, -0.3, -0.25], REFUTED),
+        ([0.01, 0.2, 0.02], INCONCLUSIVE),
+        ([-0.01, -0.2, -0.02], INCONCLUSIVE),
+        ([-0.3, 0.3, 0.0], INCONCLUSIVE),
+    ],
+)
+def test_alike_goes_by_the_tolerance_on_both_sides(differences: list[float], verdict: str) -> None:
+    assert alike(apart(*differences), "", "train_loss", "bn", "none", 0.05).verdict == verdict
+
+
+def test_differences_are_within_seeds_that_both_have() -> None:
+    runs = [run for run in apart(-0.2, -0.3, -0.25, 7.0) if (run.config.norm, run.config.seed) != ("none", 3)]
+    found = lower(runs, "", "train_loss", "bn", "none")
+    assert (found.verdict, found.seeds) == (SUPPORTED, 3)
+    assert found.effect.mean == pytest.approx(-0.25)
+
+
+# --- one variant -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("values", "bounds", "verdict"),
+    [
+        ([0.4, 0.5, 0.45], {"low": 0.3}, SUPPORTED),
+        ([0.4, 0.5, 0.45], {"high": 0.6}, SUPPORTED),
+        ([0.4, 0.5, 0.45], {"low": 0.3, "high": 0.6}, SUPPORTED),
+        ([0.4, 0.5, 0.45], {"low": 0.6}, REFUTED),
+        ([0.4, 0.5, 0.45], {"high": 0.3}, REFUTED),
+        ([0.4, 0.5, 0.45], {"low": 0.1, "high": 0.3}, REFUTED),
+        ([0.4, 0.5, 0.45], {"low": 0.45}, INCONCLUSIVE),
+        ([0.4, 0.5, 0.45], {"low": 0.1, "high": 0.45}, INCONCLUSIVE),
+        ([0.4, 0.5], {"low": 0.3}, INCONCLUSIVE),  # two seeds
+    ],
+)
+def test_between_goes_by_its_bounds(values: list[float], bounds: dict[str, Any], verdict: str) -> None:
+    found = between(flat("bn", values), "", "train_loss", "bn", **bounds)
+    assert (found.verdict, found.seeds) == (verdict, len(values))
+    assert found.effect.mean == pytest.approx(np.mean(values))
+
+
+@pytest.mark.parametrize(
+    ("later", "verdict"),
+    [
+        ([0.01, -0.02, 0.01], SUPPORTED),
+        ([-0.2, -0.3, -0.25], REFUTED),
+        ([0.2, 0.3, 0.25], REFUTED),
+        ([0.0, -0.1, 0.02], INCONCLUSIVE),
+        ([0.0, 0.0], INCONCLUSIVE),
+    ],
+)
+def test_settled_compares_two_parts_of_each_run(later: list[float], verdict: str) -> None:
+    """The loss is 9 at first and in between, and in two quarters its seed's own level, once with a difference."""
+    runs = [
+        made_up("bn", s, [9, 9, s, s, 9, 9, s + change / 2, s + change * 3 / 2], [0.5] * 8)
+        for s, change in enumerate(later)
+    ]
+    found = settled(runs, "", "train_loss", "bn", (0.25, 0.5), (0.75, 1), 0.05)
+    assert (found.verdict, found.seeds) == (verdict, len(later))
+    assert found.effect.mean == pytest.approx(np.mean(later))
+
+
+@pytest.mark.parametrize(
+    ("ours", "verdict"),
+    [([0.800, 0.805, 0.803], SUPPORTED), ([0.83, 0.84, 0.835], REFUTED), ([0.805, 0.815, 0.800], INCONCLUSIVE)],
+)
+def test_matches_goes_by_the_tolerance(ours: list[float], verdict: str) -> None:
+    runs = [made_up("bn", s, [1.0], [value]) for s, value in enumerate(ours)]
+    found = matches(runs, "close", "test_accuracy", "bn", [0.8], 0.01)
+    assert found.verdict == verdict
+    assert found.effect.mean == pytest.approx(sum(ours) / 3 - 0.8)
+
+
+def test_matches_needs_every_epoch() -> None:
+    with pytest.raises(UsageError, match="after each of 2 epochs"):
+        matches([made_up("bn", 0, [1.0], [0.8])], "close", "test_accuracy", "bn", [0.8, 0.9], 0.01)
+
+
+# --- a sweep ---------------------------------------------------------------------------------------------
+
+
+def slopes(heights: Callable[[int, int], float], seeds: int = 3) -> list[float]:
+    """Of the least-squares line of each seed against the binary logarithm of the batch size."""
+    x = np.log2(SIZES)
+    return [float(np.polyfit(x, [heights(size, seed) for size in SIZES], 1)[0]) for seed in range(seeds)]
+
+
+def bent(size: int, seed: int) -> float:
+    """Rises with the batch size, not along a line, and in every seed a little differently."""
+    return 0.1 * size**0.4 + 0.02 * seed * math.log2(size) + (0.03 if size == 24 else 0)
+
+
+@pytest.mark.parametrize("log", [False, True])
+def test_a_trend_is_the_slope_of_each_seed_s_line(log: bool) -> None:
+    found = trend(at_sizes("bn", bent), "", "train_loss", "bn", "batch_size", values=SIZES, log=log)
+    expected = slopes(lambda size, seed: math.log2(bent(size, seed)) if log else bent(size, seed))
+    assert found.effect.mean == pytest.approx(np.mean(expected))
+    ends = found.effect.low, found.effect.high
+    assert ends == pytest.approx((min(expected), max(expected)))  # one in 27 resamples of three is thrice the least
+    assert found.seeds == 3
+    assert ("log2 of train loss" in found.found) == log
+
+
+def test_a_trend_is_what_a_doubling_adds_or_with_log_what_it_multiplies_by() -> None:
+    """0.2 more with each doubling; or the inverse of the size, which is a slope of -1."""
+    line = at_sizes("bn", lambda size, seed: 0.2 * math.log2(size) + seed)
+    assert trend(line, "", "train_loss", "bn", "batch_size", values=SIZES).effect.mean == pytest.approx(0.2)
+    assert trend(line, "", "train_loss", "bn", "batch_size", values=[8, 32]).effect.mean == pytest.approx(0.2)
+    inverse = at_sizes("bn", lambda size, seed: (seed + 1) * 3 / size)
+    found = trend(inverse, "", "train_loss", "bn", "batch_size", values=SIZES, log=True)
+    assert found.effect.mean == pytest.approx(-1)
+
+
+@pytest.mark.parametrize(
+    ("a_doubling", "bounds", "verdict"),
+    [
+        ([0.2, 0.3, 0.25], {"low": 0}, SUPPORTED),
+        ([0.2, 0.3, 0.25], {"low": 0.1, "high": 0.4}, SUPPORTED),
+        ([0.2, 0.3, 0.25], {"high": 0}, REFUTED),
+        ([0.2, 0.3, 0.25], {"low": -0.01, "high": 0.01}, REFUTED),
+        ([-0.2, -0.3, -0.25], {"low": 0}, REFUTED),
+        ([0.2, -0.3, 0.25], {"low": 0}, INCONCLUSIVE),
+        ([0.0, 0.0, 0.0], {"low": 0}, INCONCLUSIVE),
+        ([0.2, 0.3], {"low": 0}, INCONCLUSIVE),
+    ],
+)
+def test_a_trend_goes_by_its_bounds(a_doubling: list[float], bounds: dict[str, Any], verdict: str) -> None:
+    runs = at_sizes("bn", lambda size, seed: a_doubling[seed] * math.log2(size), seeds=len(a_doubling))
+    found = trend(runs, "", "train_loss", "bn", "batch_size", values=SIZES, **bounds)
+    assert (found.verdict, found.seeds) == (verdict, len(a_doubling))
+
+
+def test_a_trend_is_of_the_seeds_that_have_every_value() -> None:
+    runs = [r for r in at_sizes("bn", bent, seeds=4) if (r.config.batch_size, r.config.seed) != (24, 1)]
+    found = trend(runs, "", "train_loss", "bn", "batch_size", values=SIZES)
+    expected = slopes(bent, seeds=4)
+    assert found.seeds == 3
+    assert found.effect.mean == pytest.approx(np.mean([expected[0], expected[2], expected[3]]))
+
+
+def test_a_trend_without_any_seed_lacks_it() -> None:
+    """At one size every run diverged before its last quarter."""
+    short = [made_up("bn", s, [1.0], [0.5], "diverged", steps=40, batch_size=8) for s in range(3)]
+    runs = [r for r in at_sizes("bn", bent) if r.config.batch_size != 8] + short
+    for log in (False, True):
+        with pytest.raises(Lacking, match=r"train loss of bn.*no seed has it"):
+            trend(runs, "", "train_loss", "bn", "batch_size", values=SIZES, log=log, of_run=(0.75, 1))
+
+
+def test_a_trend_can_be_over_the_number_of_groups() -> None:
+    level = {2: 0.5, 4: 0.6, 8: 0.9}
+    runs = [
+        run for groups, v in level.items() for run in flat("gn", [v, v, v], norm_options={"num_groups": groups})
+    ]  # fmt: skip
+    found = trend(runs, "", "train_loss", "gn", "num_groups", values=list(level), low=0)
+    assert found.effect.mean == pytest.approx(np.polyfit(np.log2(list(level)), list(level.values()), 1)[0])
+    assert (found.verdict, found.seeds) == (SUPPORTED, 3)
+
+
+# --- two differences -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("of_bn", "of_ln", "verdict"),
+    [
+        ([0.1, 0.1, 0.12], [0.3, 0.35, 0.3], SUPPORTED),
+        ([0.3, 0.35, 0.3], [0.1, 0.1, 0.12], REFUTED),
+        ([0.3, 0.1, 0.2], [0.1, 0.3, 0.2], INCONCLUSIVE),
+        ([0.1, 0.1], [0.3, 0.3], INCONCLUSIVE),
+    ],
+)
+def test_a_gain_is_less_by_the_difference_of_two_differences(
+    of_bn: list[float], of_ln: list[float], verdict: str
+) -> None:
+    """LN is better by 5 throughout, which is no gain."""
+    gains = {"bn": (0.0, of_bn), "ln": (5.0, of_ln)}
+    runs = [
+        run
+        for norm, (level, gain) in gains.items()
+        for colours, share in (("grey", 0), ("rgb", 1), ("permuted", 17))
+        for run in flat(norm, [level + seed + share * g for seed, g in enumerate(gain)], colours=colours)
+    ]
+    found = gains_less(runs, "", "test_accuracy", "bn", "ln", by={"colours": "rgb"}, over={"colours": "grey"})
+    assert (found.verdict, found.seeds) == (verdict, len(of_bn))
+    assert found.effect.mean == pytest.approx(np.mean(of_bn) - np.mean(of_ln))
+    assert found.measured == "gain in test accuracy by rgb, bn minus ln"
+
+
+# --- variants --------------------------------------------------------------------------------------------
+
+
+def test_a_variant_is_a_normalizer_or_fields_of_a_run() -> None:
+    runs = [
+        *flat("gn", [0.1] * 3, norm_options={"num_groups": 8}),
+        *flat("gn", [0.2] * 3, norm_options={"num_groups": 2}),
+        *flat("gn", [0.4] * 3, norm_options={"num_groups": 2}, batch_size=16),
+        *flat("bn", [0.8] * 3),
+    ]
+
+    def mean_of(variant: str | Mapping[str, Any], where: Mapping[str, Any] | None = None) -> float:
+        return between(runs, "", "train_loss", variant, where=where).effect.mean
+
+    two = {"norm_options": {"num_groups": 2}}
+    assert mean_of("bn") == pytest.approx(0.8)
+    assert mean_of({"norm": "bn", "batch_size": 32}) == pytest.approx(0.8)
+    assert mean_of({"norm": "gn", "norm_options": {"num_groups": 8}}) == pytest.approx(0.1)
+    assert mean_of({**two, "batch_size": 16}, {"norm": "gn"}) == pytest.approx(0.4)
+    assert mean_of({**two, "batch_size": 32}, {"norm": "gn"}) == pytest.approx(0.2)
+    assert mean_of(two, {"norm": "gn", "batch_size": 16}) == pytest.approx(0.4)
+    eight, where = {"norm_options": {"num_groups": 8}}, {"norm": "gn", "batch_size": 32}
+    found = lower(runs, "", "train_loss", two, eight, where=where)
+    assert found.effect.mean == pytest.approx(0.1)
+    assert found.measured == "train loss, num groups 2 minus num groups 8"
+
+
+@pytest.mark.parametrize(
+    ("variant", "where", "lacked"),
+    [
+        ("in", None, "in"),
+        ("bn", {"batch_size": 16}, "batch size 16, bn"),
+        ({"norm": "bn", "lr": 0.5}, None, "bn, lr 0.5"),
+        ({"norm_options": {"num_groups": 4}}, {"norm": "gn"}, "gn, num groups 4"),
+    ],
+)
+def test_a_variant_without_runs_is_lacking(
+    variant: str | dict[str, Any], where: dict[str, Any] | None, lacked: str
+) -> None:
+    runs = flat("bn", [0.5] * 3) + flat("gn", [0.5] * 3, norm_options={"num_groups": 8})
+    with pytest.raises(Lacking, match=f"^{lacked}$"):
+        select(runs, variant, where)
+    with pytest.raises(Lacking, match=f"^{lacked}$"):
+        lower(runs, "", "train_loss", variant, "bn", where=where)
+
+
+def test_a_variant_with_several_runs_a_seed_has_to_be_narrowed_down() -> None:
+    runs = apart(-0.2, -0.3, -0.25) + flat("bn", [0.5] * 3, batch_size=16)
+    with pytest.raises(UsageError, match="train_loss: several runs a seed; narrow the variant down"):
+        lower(runs, "", "train_loss", "bn", "none")
+    assert lower(runs, "", "train_loss", "bn", "none", where={"batch_size": 32}).verdict == SUPPORTED
+
+
+def test_a_measure_that_no_seed_has_is_lacking() -> None:
+    short = [made_up(n, s, [1.0, 0.9], [0.5, 0.6], "diverged", steps=200) for n in ("bn", "none") for s in range(3)]
+    for found in (lower, higher):
+        with pytest.raises(Lacking, match="jitter, bn minus none: no seed has it"):
+            found(short, "", "jitter", "bn", "none")
+
+
+# --- windows ---------------------------------------------------------------------------------------------
+
+
+def by_images(batch_size: int, seed: int, points: int = 20) -> Run:
+    """The loss goes by the images seen alone, 1 / (1 + thousands), with an offset a seed."""
+    loss = [1 / (1 + 10 * (i + 1) * batch_size / 1000) + seed for i in range(points)]
+    return made_up("ln", seed, loss, [0.5] * points, batch_size=batch_size)
+
+
+def test_a_shared_window_is_of_the_images_that_all_have_seen() -> None:
+    """With 8 and with 16 images a step, 200 steps: both have seen 1,600, with 16 after half of the steps."""
+    runs = [by_images(size, seed) for size in (8, 16) for seed in range(3)]
+    sizes: tuple[dict[str, int], dict[str, int]] = {"batch_size": 16}, {"batch_size": 8}
+    found = alike(runs, "", "train_loss", *sizes, 0.05, where={"norm": "ln"}, shared=(0.75, 1))
+
+    def late(size: int) -> float:
+        """Mean loss at the points, one each 10 steps, after 1,200 images up to 1,600."""
+        seen = [10 * i * size for i in range(1, 21)]
+        return float(np.mean([1 / (1 + n / 1000) for n in seen if 1200 < n <= 1600]))
+
+    assert found.effect.mean == pytest.approx(late(16) - late(8))
+    assert (found.verdict, found.seeds) == (SUPPORTED, 3)
+    steps = alike(runs, "", "train_loss", *sizes, 0.05, where={"norm": "ln"}, of_run=(0.75, 1))
+    assert steps.verdict == REFUTED  # at equal steps, not at equal images
+
+
+def test_a_shared_window_of_a_trend_is_of_the_images_that_all_of_the_sweep_have_seen() -> None:
+    runs = [by_images(size, seed) for size in SIZES for seed in range(3)]
+    found = trend(runs, "", "train_loss", "ln", "batch_size", values=SIZES, shared=(0.75, 1))
+    means = []
+    for size in SIZES:
+        seen = [10 * i * size for i in range(1, 21)]
+        means.append(np.mean([1 / (1 + n / 1000) for n in seen if 1200 < n <= 1600]))
+    assert found.effect.mean == pytest.approx(np.polyfit(np.log2(SIZES), means, 1)[0])
+
+
+def test_two_windows_are_refused() -> None:
+    runs = apart(-0.2, -0.3, -0.25)
+    with pytest.raises(UsageError, match="one of them"):
+        lower(runs, "", "train_loss", "bn", "none", shared=(0, 1), of_run=(0, 1))
+
+
+# --- a benchmark -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("ratios", "verdict"),
+    [
+        ([0.20, 0.22, 0.21] * 7, SUPPORTED),
+        ([0.40, 0.42, 0.41] * 7, REFUTED),
+        ([0.20, 0.34, 0.45] * 7, INCONCLUSIVE),
+    ],
+)
+def test_a_share_of_the_time_goes_by_the_ratios_within_rounds(ratios: list[float], verdict: str) -> None:
+    """The machine is slower in every other round, which is nothing to a ratio."""
+    slow = [10.0 + 20 * (i % 2) for i in range(len(ratios))]
+    rounds = {"a": [r * t for r, t in zip(ratios, slow, strict=True)], "b": slow}
+    found = takes_less({"measured": {k: {"rounds": v} for k, v in rounds.items()}}, "less", "a", "b", 1 / 3)
+    assert found.verdict == verdict
+    assert found.effect.mean == pytest.approx(np.median(ratios))
+    assert found.effect.low <= found.effect.mean <= found.effect.high
+    assert found.seeds is None
+
+
+# --- parts -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "expected"),
+    [
+        ([SUPPORTED, SUPPORTED], SUPPORTED),
+        ([SUPPORTED, REFUTED], REFUTED),
+        ([SUPPORTED, INCONCLUSIVE], INCONCLUSIVE),
+        ([REFUTED, INCONCLUSIVE], REFUTED),
+    ],
+)
+def test_all_that_a_statement_says_must_hold(verdicts: list[str], expected: str) -> None:
+    assert combine(verdicts) == expected
+
+
+@pytest.mark.parametrize(
+    ("effect", "seeds", "words"),
+    [
+        ((0.12344, 0.1, 0.15), 3, "m: +0.1234 [+0.1000, +0.1500]"),
+        ((-12345.6, -20000.0, -5000.0), 3, "m: -12,346 [-20,000, -5,000]"),
+        ((0.12344, math.nan, math.nan), 1, "m: +0.1234"),
+        ((0.3146, 0.3, 0.33), None, "m: 0.315 [0.300, 0.330]"),  # of a benchmark
+        ((3.14159, math.nan, math.nan), None, "m: 3.142"),  # of a definition
+        ((1.23e-13, math.nan, math.nan), None, "m: 1e-13"),
+    ],
+)
+def test_what_was_found_is_said_with_its_interval_where_there_is_one(
+    effect: tuple[float, float, float], seeds: int | None, words: str
+) -> None:
+    assert Part("it is", "m", Interval(*effect), seeds, INCONCLUSIVE).found == words
+
+
+def test_every_predicate_says_what_must_hold_and_what_was_measured() -> None:
+    runs = [*at_sizes("bn", bent), *at_sizes("ln", bent), *at_sizes("bn", bent, colours="grey"),
+            *at_sizes("ln", bent, colours="grey")]  # fmt: skip
+    common: dict[str, Any] = {"where": {"batch_size": 8, "colours": "rgb"}}
+    arguments: dict[str, dict[str, Any]] = {
+        "lower": {"a": "bn", "b": "ln", **common},
+        "higher": {"a": "bn", "b": "ln", **common},
+        "alike": {"a": "bn", "b": "ln", "tolerance": 0.1, **common},
+        "between": {"variant": "bn", **common},
+        "settled": {"variant": "bn", "first": (0, 0.5), "second": (0.5, 1), "tolerance": 0.1, **common},
+        "trend": {"variant": "bn", "over": "batch_size", "values": SIZES, "where": {"colours": "rgb"}},
+        "gains_less": {"a": "bn", "b": "ln", "by": {"colours": "rgb"}, "over": {"colours": "grey"},
+                       "where": {"batch_size": 8}},
+        "matches": {"norm": "bn", "values": [0.3], "tolerance": 0.1},
+    }  # fmt: skip
+    assert set(arguments) == set(PREDICATES)
+    for name, given in arguments.items():
+        own = [r for r in runs if (r.config.batch_size, r.config.colours) == (8, "rgb")] if name == "matches" else runs
+        found = PREDICATES[name](own, says="so it is", metric="test_accuracy", **given)
+        assert found.says == "so it is"
+        assert "test accuracy" in found.measured
+        assert "bn" in found.measured
+        assert found.seeds == 3
