@@ -18,7 +18,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from ..factory import NORMS
 from ..layers import VirtualBatchNorm
 from . import data, models, paths
-from .bench_layers import TEXT, take_turns, median_interval
+from .bench_layers import TEXT, median_interval, take_turns
 from .catdog import configs
 from .definitions import KERAS_EPS
 from .errors import LabError
