@@ -1,5 +1,5 @@
 # make book: set up, run the notebooks, build the book. make test: set up, run every check.
-# PROFILE=smoke|quick|full runs the notebooks in that profile; published (the default) shows the best that
+# PROFILE=smoke|quick|half|full runs the notebooks in that profile; published (the default) shows the best that
 # is in data/results. JOBS runs that many training runs side by side.
 PYTHON ?= python3
 VENV ?= .venv

@@ -22,7 +22,7 @@ from . import data
 from .errors import DataError
 from .provenance import choose_device, provenance
 from .runs import RunConfig
-from .training import Images, batches, build, deterministic, keep_memory, optimizer, step
+from .training import Images, batches, build, deterministic, keep_memory, optimizer, step, stepper
 
 Batches = Iterator[tuple[Tensor, Tensor]]
 
@@ -155,8 +155,11 @@ def _load(setting: Setting) -> data.Dataset:
 def _rates(config: RunConfig, dataset: data.Dataset, device: torch.device, rounds: int) -> dict[str, list[float]]:
     """Images a second of each loop in each round."""
     images = Images(dataset.train, dataset, device)
-    sources = {"ours": _ours(config, images), "plain": _plain(config, dataset, device), "floor": _floor(config, images)}
-    loops = {loop: _loop(config, dataset, device, sources[loop]) for loop in LOOPS}
+    loops = {
+        "ours": _ours(config, dataset, device, images),
+        "plain": _loop(config, dataset, device, _plain(config, dataset, device)),
+        "floor": _loop(config, dataset, device, _floor(config, images)),
+    }
     rates: dict[str, list[float]] = {loop: [] for loop in LOOPS}
     for turn in range(rounds + 1):  # the first round warms up: memory, caches, worker processes
         for loop, run in loops.items():
@@ -178,11 +181,6 @@ def _seconds(run: Callable[[], None], device: torch.device) -> float:
     return time.perf_counter() - started
 
 
-def _ours(config: RunConfig, images: Images) -> Batches:
-    order = batches(torch.arange(len(images), device=images.labels.device), config, 0)
-    return (images.batch(index) for index in order)
-
-
 def _floor(config: RunConfig, images: Images) -> Batches:
     batch = images.batch(slice(config.batch_size))
     return iter(lambda: batch, None)
@@ -196,6 +194,18 @@ def _plain(config: RunConfig, dataset: data.Dataset, device: torch.device) -> Ba
     while True:
         for x, y in loader:
             yield x.to(device), y.to(device)
+
+
+def _ours(config: RunConfig, dataset: data.Dataset, device: torch.device, images: Images) -> Callable[[], None]:
+    model = build(config, dataset, device)
+    advance = stepper(model, optimizer(config, model), images)
+    order = batches(torch.arange(len(images), device=device), config, 0)
+
+    def run() -> None:
+        for _ in range(STEPS):
+            advance(next(order))
+
+    return run
 
 
 def _loop(config: RunConfig, dataset: data.Dataset, device: torch.device, source: Batches) -> Callable[[], None]:

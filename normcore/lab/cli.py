@@ -100,7 +100,7 @@ def _changes(settings: list[str]) -> dict[str, Any]:
 @app.command()
 def run(
     names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Experiments, or 'all'.")],
-    profile: Annotated[str, typer.Option(help="smoke, quick, full, or published (the best that is there).")] = "smoke",
+    profile: Annotated[str, typer.Option(help="smoke, quick, half, full, or published (the best there is).")] = "smoke",
     device: Device = "auto",
     fresh: Annotated[bool, typer.Option("--fresh", help="Run again what is there.")] = False,
     changes: Annotated[
@@ -155,7 +155,7 @@ def page(
 @app.command()
 def results(
     name: Annotated[str, typer.Argument(help="An experiment.")],
-    profile: Annotated[str, typer.Option(help="smoke, quick, full, custom, or published.")] = "published",
+    profile: Annotated[str, typer.Option(help="smoke, quick, half, full, custom, or published.")] = "published",
     stage: Annotated[str, typer.Option(help="The stage of the experiment, such as main or search.")] = "main",
     as_csv: AsCsv = False,
     as_json: AsJson = False,

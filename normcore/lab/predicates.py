@@ -1,9 +1,10 @@
 """The predicates of ``book/claims.yml``: what a statement says, put to the results, one part at a time.
 
-A predicate over runs names its variants by a normalizer (``bn``) or by the fields of a run (``{norm: bn, batch_size:
-16}``), what all of them share by ``where``, a measure of :mod:`normcore.lab.measures` and, unless the end of the run is
-meant, its window: ``epochs``, ``of_run``, or ``shared``, a part of the images that all of its runs have seen. It holds
-if the 95 % interval over seeds lies wholly where the statement puts it, and fails if it lies wholly elsewhere.
+A predicate over runs names its variants by a normalizer (``bn``) or by the fields of a run and the options of its
+normalizer (``{norm: gn, num_groups: 8}``), what all of them share by ``where``, a measure of
+:mod:`normcore.lab.measures` and, unless the end of the run is meant, its window: ``epochs``, ``of_run``, or ``shared``,
+a part of the images that all of its runs have seen. It holds if the 95 % interval over seeds lies wholly where the
+statement puts it, and fails if it lies wholly elsewhere.
 """
 
 import math
@@ -100,6 +101,11 @@ def _named(variant: Variant) -> str:
     return ", ".join(str(v) if k in plain else f"{k.replace('_', ' ')} {v}" for k, v in flat.items())
 
 
+def _field(run: Run, field: str) -> Any:
+    """Of the run's configuration, or an option of its normalizer."""
+    return getattr(run.config, field) if hasattr(run.config, field) else run.config.norm_options.get(field)
+
+
 def select(runs: Sequence[Run], variant: Variant, where: Mapping[str, Any] | None = None) -> list[Run]:
     """The runs of a variant.
 
@@ -107,7 +113,7 @@ def select(runs: Sequence[Run], variant: Variant, where: Mapping[str, Any] | Non
         Lacking: there are none.
     """
     fields = _fields(variant, where)
-    found = [run for run in runs if all(getattr(run.config, k) == v for k, v in fields.items())]
+    found = [run for run in runs if all(_field(run, k) == v for k, v in fields.items())]
     if not found:
         raise Lacking(_named({**(where or {}), **fields}))
     return found

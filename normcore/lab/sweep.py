@@ -111,7 +111,7 @@ class Study:
 
     Args:
         experiment: its name; results go to the store of that name.
-        profile: ``smoke``, ``quick``, ``full``, or a name of your own: under it the list of runs is kept.
+        profile: ``smoke``, ``quick``, ``half``, ``full``, or a name of your own: under it the list of runs is kept.
         device, jobs, fresh: see :func:`sweep`.
         shard: ``"i/n"``, the part of the runs that this call does.
         time_budget: ``"9m"``, ``"90s"``, ``"1.5h"``; empty for none. Counts from here.

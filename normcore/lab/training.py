@@ -106,7 +106,8 @@ def build(config: RunConfig, dataset: data.Dataset, device: torch.device) -> nn.
 
 def optimizer(config: RunConfig, model: nn.Module) -> torch.optim.Optimizer:
     options = dict(config.optimizer_options)
-    fused = {} if options.keys() & {"foreach", "differentiable"} else {"fused": True}  # one of the three
+    cuda = next(model.parameters()).is_cuda
+    fused = {} if options.keys() & {"foreach", "differentiable"} else {"fused": True, "capturable": cuda}
     try:
         if config.optimizer == "adam":
             return torch.optim.Adam(model.parameters(), lr=config.lr, **{**fused, **options})
@@ -140,6 +141,60 @@ def step(
     loss.backward()
     optim.step()
     return loss.detach(), (scores.detach().argmax(1) == y).sum()
+
+
+class Replayed:
+    """A step of training on a GPU: its first calls run it as it is, the next captures it as a CUDA graph, and from
+    then on the graph is replayed on the batch's indices. A step of a small network is mostly the launching of its
+    kernels, and a graph is launched at once. What cannot be captured goes on as it is.
+
+    Args:
+        run: computes a step from the indices of its batch, without ever waiting for the device.
+    """
+
+    WARM_UP = 3  # calls before the capture, on a stream of their own as capturing demands
+
+    def __init__(self, run: Callable[[Tensor], tuple[Tensor, Tensor]]) -> None:
+        self.run, self.calls = run, 0
+        self.graph: torch.cuda.CUDAGraph | None = None
+
+    def __call__(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        self.calls += 1
+        if self.calls <= self.WARM_UP:
+            stream, current = torch.cuda.Stream(), torch.cuda.current_stream()
+            stream.wait_stream(current)
+            with torch.cuda.stream(stream):
+                found = self.run(index)
+            current.wait_stream(stream)
+            return found
+        if self.calls == self.WARM_UP + 1:
+            self._capture(index)
+        if self.graph is None:
+            return self.run(index)
+        self.index.copy_(index)
+        self.graph.replay()
+        return self.found
+
+    def _capture(self, index: Tensor) -> None:
+        self.index, graph = index.clone(), torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph):
+                self.found = self.run(self.index)
+        except RuntimeError as error:
+            warnings.warn(f"this step cannot be captured as a CUDA graph and runs without: {error}", stacklevel=2)
+            return
+        self.graph = graph
+
+
+def stepper(
+    model: nn.Module, optim: torch.optim.Optimizer, images: Images, reference: Tensor | None = None
+) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    """:func:`step` on the batch with these indices; on a GPU, replayed."""
+
+    def run(index: Tensor) -> tuple[Tensor, Tensor]:
+        return step(model, optim, *images.batch(index), reference)
+
+    return Replayed(run) if images.labels.is_cuda else run
 
 
 @torch.no_grad()
@@ -231,10 +286,11 @@ def _train(
     reference = None
     if any(isinstance(layer, VirtualBatchNorm) for layer in model.modules()):
         reference = images.batch(next(batches(items, config, 0)))[0]
+    advance = stepper(model, optim, images, reference)
     saved, diverged_at, logged = time.monotonic(), None, done
 
     for index in batches(items, config, done):
-        loss, hits = step(model, optim, *images.batch(index), reference)
+        loss, hits = advance(index)
         losses[done - logged], right[done - logged] = loss, hits
         done += 1
         evaluated = done % config.eval_every == 0 or done == config.steps

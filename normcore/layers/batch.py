@@ -172,7 +172,7 @@ class BatchRenorm(RunningNorm):
         assert self.running_var is not None
         step = self.num_batches_tracked.to(table_dtype(self.running_var))
         r_max, d_max = self.schedule(step, self.r_max, self.d_max) if self.schedule else (self.r_max, self.d_max)
-        r_max, d_max = (torch.as_tensor(t, dtype=step.dtype, device=step.device) for t in (r_max, d_max))
+        r_max, d_max = (t.to(step) if isinstance(t, Tensor) else torch.full_like(step, t) for t in (r_max, d_max))
         return r_max, d_max
 
     def _before(self) -> tuple[Tensor, Tensor]:

@@ -56,9 +56,9 @@ class _Reference(nn.Module):
 
 def _present(reference: tuple[Tensor, ...], mean: Tensor, var: Tensor, size: int | Tensor) -> tuple[Tensor, ...]:
     """The reference or, as long as there is none, the batch's own statistics. Without a branch on a tensor's
-    value, so that nothing waits for a GPU and nothing breaks a compiled graph."""
+    value, so that nothing waits for a GPU and nothing breaks a compiled or a captured graph."""
     there = reference[2] > 0
-    own = (mean, var, torch.as_tensor(size, device=mean.device))
+    own = (mean, var, size if isinstance(size, Tensor) else torch.full((), size, device=mean.device))
     return tuple(torch.where(there, a.to(b.dtype), b) for a, b in zip(reference, own, strict=True))
 
 
@@ -122,7 +122,7 @@ class ReferenceBatchNorm(_Reference, RunningNorm):
             return empty
         self._refuse_single_value(x)
         count = self._counts(x)
-        positions = None if count is None else count.new_tensor(x.shape[2:].numel())
+        positions = None if count is None else count.new_full((), x.shape[2:].numel())
         y, mean, var, size, *reference = fused_norm(
             x, self._mix, self.weight, self.bias, count, positions, *self._reference()
         )
@@ -141,7 +141,7 @@ class ReferenceBatchNorm(_Reference, RunningNorm):
         positions: Tensor | None,
         *reference: Tensor,
     ) -> tuple[Tensor, ...]:
-        samples = mean.new_tensor(mean.shape[0])
+        samples = mean.new_full((), mean.shape[0])
         mean, var, total = self._pool_batch(mean, var, count)
         size = samples if total is None or positions is None else total / positions
         reference = _present(reference, mean, var, size)

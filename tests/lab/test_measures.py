@@ -39,6 +39,7 @@ def run(values: list[float], **changes: Any) -> Run:
         ({"epochs": (2, 5)}, 3, 5),
         ({"epochs": (-1, 0)}, 8, 8),
         ({"epochs": (-3, -1)}, 6, 7),
+        ({"epochs": (-2.5, -0.5)}, 6, 7),
         ({"of_run": (0, 1)}, 1, 8),
         ({"of_run": (0.75, 1)}, 7, 8),
         ({"of_run": (0.3, 0.6)}, 3, 4),  # after step 24, up to step 48
@@ -151,8 +152,8 @@ def test_a_run_that_never_reaches_the_loss_counts_with_all_its_images() -> None:
     high = run([0.9, 0.7, 0.31], batch_size=16)
     assert value(high, "samples_to_loss") == 30 * 16
     assert value(high, "steps_to_loss") == 30
-    assert value(run([0.9, 0.7, 0.3], batch_size=16), "samples_to_loss") == 30 * 16
-    assert value(run([0.9, 0.3, 0.7], batch_size=16), "samples_to_loss") == 20 * 16
+    assert value(run([0.9, 0.301, 0.2], batch_size=16), "samples_to_loss") == 30 * 16
+    assert value(run([0.9, 0.3, 0.2], batch_size=16), "samples_to_loss") == 20 * 16
     diverged = run([0.9, 0.7], status="diverged", steps=200, batch_size=16)
     assert value(diverged, "samples_to_loss") == 200 * 16
 

@@ -26,7 +26,7 @@ SEEDS = (0.0, 0.1, 0.5)  # what each seed adds
 def table(seeds: Iterable[float] = SEEDS, sizes: Iterable[int] = (8, 16, 32)) -> pd.DataFrame:
     """A peak and a time that tell variant, batch size and seed apart."""
     rows = [
-        {"variant": name, "batch_size": size, "seed": seed, "peak": i + size / 100 + d, "time": (i + 1) * size + d}
+        {"variant": name, "batch_size": size, "seed": seed, "peak": i + size / 100 + d, "time": (i + 1) * size + 2 * d}
         for i, name in enumerate(NAMES)
         for size in sizes
         for seed, d in enumerate(seeds)
@@ -206,10 +206,10 @@ def test_a_plane_has_a_named_point_a_variant(logx: bool) -> None:
     named = {t.get_text(): t.xy for t in axes.texts if isinstance(t, Annotation)}
     assert list(named) == [LABELS[n] for n in NAMES]
     for i, (name, line) in enumerate(zip(NAMES, drawn(figure), strict=True)):
-        expected = [(i + 1) * 8 + np.mean(SEEDS), i + 0.08 + np.mean(SEEDS)]
+        expected = [(i + 1) * 8 + 2 * np.mean(SEEDS), i + 0.08 + np.mean(SEEDS)]
         assert points(line)[0] == pytest.approx(expected)
         assert named[LABELS[name]] == pytest.approx(expected)
-        assert bars(line, 0)[0, :, 0] == pytest.approx(ends((i + 1) * 8 + d for d in SEEDS))
+        assert bars(line, 0)[0, :, 0] == pytest.approx(ends((i + 1) * 8 + 2 * d for d in SEEDS))
         assert bars(line, 1)[0, :, 1] == pytest.approx(ends(i + 0.08 + d for d in SEEDS))
     assert has_no_nan(figure)
 
@@ -228,4 +228,4 @@ def test_a_plane_leaves_out_runs_without_either_measure() -> None:
     rows.loc[(rows["variant"] == "bn") & (rows["seed"] == 2), "time"] = None
     figure = draw_plane(rows, "time", "peak", xlabel="", ylabel="")
     assert [t.get_text() for t in figure.axes[0].texts] == ["BN", "no norm, BN behind"]
-    assert points(drawn(figure)[0])[0] == pytest.approx([8 + 0.05, 0.08 + 0.05])
+    assert points(drawn(figure)[0])[0] == pytest.approx([8 + 0.1, 0.08 + 0.05])

@@ -1,6 +1,9 @@
 """The training loop: it learns, it repeats itself to the bit, it stops and goes on."""
 
 import math
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +13,7 @@ from torch import nn
 
 from normcore.lab import data, models, training
 from normcore.lab.errors import UsageError
-from normcore.lab.training import Images, OutOfTime, batches, build, splits, train
+from normcore.lab.training import Images, OutOfTime, Replayed, batches, build, splits, train
 
 from .helpers import config, write_pictures
 
@@ -225,3 +228,60 @@ def test_lenet5_is_the_source_s() -> None:
 
     models.lenet5(norm, 1, 10, 28)
     assert norms == [6, 16, 120, 84]
+
+
+class _Device:
+    """Stands in for CUDA's graphs on a machine without: what is captured runs when it is replayed."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, refuses: bool = False) -> None:
+        self.captured: list[Any] = []
+        self.refuses, self.capturing = refuses, False
+        stream = type("Stream", (), {"wait_stream": lambda self, other: None})
+        for name, stand_in in {
+            "Stream": stream, "current_stream": stream, "CUDAGraph": lambda: self, "graph": self.graph,
+            "stream": lambda stream: nullcontext(),
+        }.items():  # fmt: skip
+            monkeypatch.setattr(torch.cuda, name, stand_in)
+
+    @contextmanager
+    def graph(self, graph: object) -> Iterator[None]:
+        if self.refuses:
+            raise RuntimeError("operation not permitted when stream is capturing")
+        self.capturing = True
+        yield
+        self.capturing = False
+
+    def replay(self) -> None:
+        for operation in self.captured:
+            operation()
+
+
+@pytest.mark.parametrize("refuses", [False, True])
+def test_a_replayed_step_computes_what_the_step_computes(monkeypatch: pytest.MonkeyPatch, refuses: bool) -> None:
+    device = _Device(monkeypatch, refuses)
+    found = torch.zeros(1)
+
+    def run(index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        if device.capturing:
+            device.captured.append(lambda: found.copy_(index.sum() * 2.0))
+            return found, index
+        return index.sum() * 2.0, index
+
+    replayed = Replayed(run)
+    given = [torch.tensor([i, i + 1]) for i in range(8)]
+    with pytest.warns(UserWarning, match="runs without") if refuses else nullcontext():
+        results = [replayed(index)[0].item() for index in given]
+    assert results == [2.0 * (2 * i + 1) for i in range(8)]
+    assert len(device.captured) == (0 if refuses else 1)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("norm", ["none", "bn", "gn", "sn", "brn", "rbn", "vbn", "fnbb"])
+def test_on_a_gpu_a_replayed_step_trains_as_the_step_does(norm: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = torch.device("cuda")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # every step can be captured
+        replayed = train(config(norm=norm, steps=12, log_every=3), cuda)
+    monkeypatch.setattr(Replayed, "WARM_UP", 10**9)
+    plain = train(config(norm=norm, steps=12, log_every=3), cuda)
+    assert replayed.curves["train"]["loss"] == pytest.approx(plain.curves["train"]["loss"], rel=1e-3)
