@@ -153,10 +153,10 @@ class _Variant:
 def _config(name: str, image_size: int, batch_size: int) -> RunConfig:
     """As the experiments have it, but for FNBL by its code, which they take from ``cln``."""
     base = "fnbl" if name in (CODE, PUBLISHED_BL) else name.partition(" ")[0]
-    norm_options = {"semantics": "code"} if base == "fnbl" else {}
+    options: dict[str, Any] = {"norm_options": {"semantics": "code"}} if base == "fnbl" else {}
     (config,) = configs(
         [base], dataset="shapes", image_size=image_size, batch_size=batch_size, steps=SOURCE_STEPS, seeds=1,
-        norm_options=norm_options,
+        **options,
     )  # fmt: skip
     return config
 

@@ -51,7 +51,7 @@ def configs(
     made: list[RunConfig] = []
     for name in variants:
         variant = {"brn": {"norm": "brn", "norm_options": {"schedule": renorm_schedule(steps)}}, **VARIANTS}
-        made += grid(**{**common, **variant.get(name, {"norm": name})})
+        made += grid(**{**common, **variant.get(name, {"norm": name}), **fields})
     return made
 
 

@@ -105,7 +105,7 @@ def svg(figure: Figure, background: str | None = None) -> str:
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None}, **options)
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
-    text = re.sub(r'id="series:([\w-]+)"', r'data-series="\1"', text)
+    text = re.sub(r'id="series:([^"]+)"', r'data-series="\1"', text)
     text = re.sub(r'<g id="\w+"', "<g", text)  # the same ids in every figure of a page help nobody
     text = re.sub(r"'DejaVu Sans'[^;\"]*", "system-ui, sans-serif", text)
     text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)
@@ -157,17 +157,21 @@ def captioned(body: str, caption: str, attributes: str = "") -> str:
     return f'<figure class="nc-figure"{attributes}>{body}<figcaption>{html.escape(caption)}</figcaption></figure>'
 
 
-def draw_curves(axes: Axes, frame: pd.DataFrame, metric: str, *, by: str = "norm", x: str = "epoch") -> pd.DataFrame:
+def draw_curves(
+    axes: Axes, frame: pd.DataFrame, metric: str, *, by: str = "norm", x: str = "epoch",
+    looks: Mapping[str, Style] | None = None,
+) -> pd.DataFrame:  # fmt: skip
     """A line of means and a band of 95 % bootstrap intervals over seeds for each value of ``by``.
 
     Args:
         frame: rows of :func:`normcore.lab.runs.curves` of one split.
+        looks: of the lines, where the frame has not all that the figure has.
 
     Returns:
         The numbers drawn: ``by``, ``x``, ``mean``, ``low``, ``high``, ``n``.
     """
     numbers = intervals(frame, [by, x], metric)
-    looks = styles(by, numbers[by])
+    looks = looks or styles(by, numbers[by])
     for name, line in numbers.groupby(by, sort=False):
         style = looks[str(name)]
         every = max(1, len(line) // 10)
@@ -261,7 +265,7 @@ def interactive_curves(
         rows = frame[(frame["split"] == split) & (frame[facet].astype(str) == value if look else True)]
         title = look.label if look else f"{split} {metric}"
         with panel() as (figure, axes):
-            numbers = draw_curves(axes, rows, metric, by=by, x=x)
+            numbers = draw_curves(axes, rows, metric, by=by, x=x, looks=looks)
             axes.set(xlabel=AXES.get(x, x), ylabel=label, title=title)
             axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8 if x == "epoch" else 6))
             if numbers[x].max() > 2000:
@@ -326,13 +330,16 @@ def _legend(looks: Mapping[str, Style]) -> str:
 def _tables(data: Sequence[tuple[str, pd.DataFrame]], by: str, x: str, looks: Mapping[str, Style]) -> str:
     parts = []
     for title, numbers in data:
-        wide = numbers.assign(cell=[_cell(r) for r in numbers.itertuples()]).pivot(index=x, columns=by, values="cell")
+        wide = numbers.assign(cell=[_cell(r) for r in numbers.itertuples()])
+        wide = wide.pivot(index=x, columns=by, values="cell").fillna("")
         wide = wide[list(dict.fromkeys(numbers[by]))]
         if len(wide) > 40:
             wide = wide.iloc[:: len(wide) // 20]
         head = "".join(f'<th scope="col">{looks[str(c)].label}</th>' for c in wide.columns)
         rows = "".join(
-            f'<tr><th scope="row">{at:.3g}</th>' + "".join(f"<td>{v}</td>" for v in row) + "</tr>"
+            f'<tr><th scope="row">{at:{",.0f" if at >= 1000 else ".3g"}}</th>'
+            + "".join(f"<td>{v}</td>" for v in row)
+            + "</tr>"
             for at, row in zip(wide.index, wide.to_numpy(), strict=True)
         )
         parts.append(f'<table><caption>{title}</caption><tr><th scope="col">{x}</th>{head}</tr>{rows}</table>')

@@ -44,7 +44,7 @@ def curve(run: Run, metric: str, window: Window | None = None) -> NDArray[np.flo
         raise UsageError(f"unknown measure {metric!r}: one of {', '.join(MEASURES)}, or split and metric")
     low, high = window or (0, run.config.steps)
     pairs = zip(points.get("step", ()), points.get(name, ()), strict=True)
-    return np.array([value for step, value in pairs if low < step <= high + 1e-9])
+    return np.array([value for step, value in pairs if low + 1e-9 < step <= high + 1e-9])
 
 
 def _mean(values: NDArray[np.float64]) -> float | None:
@@ -97,8 +97,9 @@ def _peak(run: Run, window: Window) -> float | None:
 
 
 def _peak_step(run: Run, window: Window) -> float | None:
-    values = run.curves["test"]["accuracy"]
-    return float(run.curves["test"]["step"][int(np.argmax(values))]) if values else None
+    points = run.curves.get("test", {})
+    values = points.get("accuracy")
+    return float(points["step"][int(np.argmax(values))]) if values else None
 
 
 def _progress(run: Run, window: Window) -> float | None:

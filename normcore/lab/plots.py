@@ -45,7 +45,7 @@ def draw_measures(
 
 
 def draw_ranking(table: pd.DataFrame, metric: str, label: str, *, by: str = "variant", title: str = "") -> Figure:
-    """A panel with a row a variant, the best on top: every seed, their mean and its interval."""
+    """A panel with a row a variant, the highest on top: every seed, their mean and its interval."""
     numbers = intervals(table.dropna(subset=[metric]), [by], metric).sort_values("mean", kind="stable")
     looks = styles(by, numbers[by])
     with panel(5.2, 0.9 + 0.27 * len(numbers)) as (figure, axes):

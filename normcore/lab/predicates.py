@@ -102,8 +102,8 @@ def _named(variant: Variant) -> str:
 
 
 def _field(run: Run, field: str) -> Any:
-    """Of the run's configuration, or an option of its normalizer."""
-    return getattr(run.config, field) if hasattr(run.config, field) else run.config.norm_options.get(field)
+    """Of a field of the run, or of an option of its normalizer."""
+    return run.config.norm_options[field] if field in run.config.norm_options else getattr(run.config, field)
 
 
 def select(runs: Sequence[Run], variant: Variant, where: Mapping[str, Any] | None = None) -> list[Run]:
@@ -235,7 +235,7 @@ def matches(runs: Sequence[Run], says: str, metric: str, norm: str, values: Sequ
         table["value"] -= value
     seeds = min(len(table) for table in tables)
     if not seeds:
-        raise UsageError(f"{norm} has no {metric} after each of {len(values)} epochs")
+        raise Lacking(f"{norm} with a {metric} after each of {len(values)} epochs")
     parts = [_part("", "", table["value"], -tolerance, tolerance) for table in tables]
     every = pd.concat(tables).groupby("seed")["value"].mean()
     measured = f"{_words(metric)} of {norm}, ours minus the source's, mean of {len(values)} epochs"

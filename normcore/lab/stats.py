@@ -61,7 +61,7 @@ def intervals(table: pd.DataFrame, by: Sequence[str], metric: str) -> pd.DataFra
     for values, group in table.groupby(list(by), sort=False):
         interval = mean_interval(group[metric])
         rows.append({**dict(zip(by, values, strict=True)), **interval._asdict(), "n": len(group)})
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=[*by, *Interval._fields, "n"])
 
 
 def paired_difference(table: pd.DataFrame, metric: str, a: str, b: str, *, by: str = "norm") -> Interval:

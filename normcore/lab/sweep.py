@@ -134,7 +134,7 @@ class Study:
 
     def run(self, configs: Iterable[RunConfig], stage: str = "main") -> list[Run]:
         """Note that the profile consists of these runs at this stage, do what is missing, return them all."""
-        configs = list(configs)
+        configs = list({config.key: config for config in configs}.values())
         _check(configs)
         self.store.index(self.profile, stage, [config.key for config in configs])
         return sweep(
