@@ -25,7 +25,8 @@ document.addEventListener("DOMContentLoaded", () => {
       entry.replaceWith(button);
     }
 
-    const grid = panels.flatMap((p) => Object.values(p.series)).map((s) => s.x).sort((a, b) => b.length - a.length)[0];
+    const lines = panels.flatMap((p) => Object.values(p.series));
+    const grid = [...new Set(lines.flatMap((s) => s.x))].sort((a, b) => a - b);
     const step = document.createElement("div");
     step.className = "nc-step";
     step.innerHTML = `<label>${x} <input type="range" min="0" max="${grid.length - 1}" value="${grid.length - 1}"></label><output></output>`;
@@ -55,7 +56,7 @@ document.addEventListener("DOMContentLoaded", () => {
         row.textContent = `${panel.title}: ` + Object.entries(panel.series).filter(([name]) => !off.has(name))
           .map(([, s]) => {
             const k = s.x.findLastIndex((value) => value <= at + 1e-9);
-            if (k < 0) return `${s.label} –`;
+            if (k < 0 || at > s.x.at(-1) + 1e-9) return `${s.label} –`; // before its first point, or behind its last
             return `${s.label} ${number(s.mean[k])}` + (s.low[k] === null ? "" : ` [${number(s.low[k])}, ${number(s.high[k])}]`);
           }).join(", ");
         return row;
