@@ -69,7 +69,9 @@ def styles(by: str, values: Iterable[Any]) -> dict[str, Style]:
         return {str(value): named[str(value)] for value in order}
     words = {"batch_size": "batch ", "lr": "lr ", "num_groups": "groups "}.get(by, "")
     looks = itertools.cycle(_SEQUENCE)
-    return {str(v): Style(words + (f"{v:g}" if isinstance(v, float) else str(v)), *next(looks)) for v in sorted(order)}
+    if not any(isinstance(value, str) for value in order):
+        order.sort()
+    return {str(v): Style(words + (f"{v:g}" if isinstance(v, float) else str(v)), *next(looks)) for v in order}
 
 
 _TEXT = "#010203"  # stands for the page's text colour; see svg()
@@ -126,18 +128,22 @@ class Html(str):
         return str(self)
 
 
-def show(figures: Figure | Sequence[Figure], *, alt: str, caption: str, share_y: bool = True) -> Html:
+def show(
+    figures: Figure | Sequence[Figure], *, alt: str, caption: str, share_y: bool = True, legend: Iterable[Any] = ()
+) -> Html:
     """The panels of one figure, side by side where there is room, with the same vertical axis (``share_y``).
 
     Args:
         figures: made in :func:`panel`.
         alt: what the figure shows, for who does not see it.
         caption: what to look at.
+        legend: the normalizers or variants that all panels show, to be named under them.
     """
     panels = [figures] if isinstance(figures, Figure) else list(figures)
     if share_y:
         _share_y(panels)
-    return Html(captioned(_panels(panels, alt), caption))
+    looks = styles("", legend)
+    return Html(captioned(_panels(panels, alt) + (_legend(looks) if looks else ""), caption))
 
 
 def _share_y(panels: Sequence[Figure]) -> None:
@@ -148,7 +154,8 @@ def _share_y(panels: Sequence[Figure]) -> None:
 
 
 def _panels(panels: Sequence[Figure], alt: str) -> str:
-    drawn = "".join(f'<div class="nc-panel">{svg(panel)}</div>' for panel in panels)
+    kinds = ("nc-panel nc-wide" if panel.get_figwidth() > 6 else "nc-panel" for panel in panels)
+    drawn = "".join(f'<div class="{kind}">{svg(panel)}</div>' for kind, panel in zip(kinds, panels, strict=True))
     return f'<div class="nc-panels" role="img" aria-label="{html.escape(alt)}">{drawn}</div>'
 
 
@@ -281,7 +288,7 @@ def interactive_curves(
         {"title": title, "line": _pixels(figure.axes[0]), "series": _series(numbers, by, x, looks)}
         for (title, numbers), figure in zip(data, figures, strict=True)
     ]
-    payload = html.escape(json.dumps({"x": x, "panels": points}, separators=(",", ":"), allow_nan=False))
+    payload = html.escape(json.dumps({"x": AXES.get(x, x), "panels": points}, separators=(",", ":"), allow_nan=False))
     return Html(captioned(body, caption, f' data-curves="{payload}"'))
 
 
@@ -342,7 +349,9 @@ def _tables(data: Sequence[tuple[str, pd.DataFrame]], by: str, x: str, looks: Ma
             + "</tr>"
             for at, row in zip(wide.index, wide.to_numpy(), strict=True)
         )
-        parts.append(f'<table><caption>{title}</caption><tr><th scope="col">{x}</th>{head}</tr>{rows}</table>')
+        parts.append(
+            f'<table><caption>{title}</caption><tr><th scope="col">{AXES.get(x, x)}</th>{head}</tr>{rows}</table>'
+        )
     note = "Mean over seeds and 95 % bootstrap interval."
     return (
         f'<details><summary>The numbers</summary><p>{note}</p><div class="nc-tables">{"".join(parts)}</div></details>'

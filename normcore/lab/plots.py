@@ -3,8 +3,9 @@
 from collections.abc import Mapping, Sequence
 
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from .figures import AXES, log_scale, panel, styles
 from .stats import intervals
@@ -23,8 +24,7 @@ def draw_measures(
     looks, ticks = styles(by, table[by]), sorted(table[x].unique())
     figures: list[Figure] = []
     for metric, label in measures.items():
-        last = len(figures) == len(measures) - 1
-        with panel(6.0 if last else 4.4) as (figure, axes):
+        with panel() as (figure, axes):
             numbers = intervals(table.dropna(subset=[metric]), [by, x], metric)
             for i, (name, rows) in enumerate(numbers.groupby(by, sort=False)):
                 style, line = looks[str(name)], rows.sort_values(x)
@@ -38,8 +38,6 @@ def draw_measures(
             axes.xaxis.minorticks_off()
             if metric in logy:
                 log_scale(axes)
-            if last:
-                axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
         figures.append(figure)
     return figures
 
@@ -57,6 +55,7 @@ def draw_ranking(table: pd.DataFrame, metric: str, label: str, *, by: str = "var
                           marker=style.marker, markersize=6.5, markeredgewidth=0)  # fmt: skip
         axes.set_yticks(range(len(numbers)), [looks[str(name)].label for name in numbers[by]])
         axes.set(xlabel=label, title=title)
+        axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.grid(visible=True, axis="x")
     return figure
 
@@ -67,13 +66,14 @@ def draw_plane(
     """A panel with a point a variant: its means in two measures, with both intervals and its name beside it."""
     looks = styles(by, table[by])
     with panel(7.6, 4.8) as (figure, axes):
+        points: dict[str, tuple[float, float]] = {}
         across, up = (intervals(table.dropna(subset=[x, y]), [by], metric) for metric in (x, y))
         for name in across[by]:
             style, h, v = looks[str(name)], across[across[by] == name], up[up[by] == name]
             point = float(h["mean"].iloc[0]), float(v["mean"].iloc[0])
+            points[style.label] = point
             axes.errorbar(*point, xerr=_error(h), yerr=_error(v), color=style.color, marker=style.marker,
                           markersize=7.5, markeredgewidth=0, elinewidth=1)  # fmt: skip
-            axes.annotate(style.label, point, xytext=(7, 4), textcoords="offset points", fontsize=8.5)
         axes.set(xlabel=xlabel, ylabel=ylabel)
         axes.grid(visible=True)
         axes.margins(x=0.12)
@@ -82,7 +82,27 @@ def draw_plane(
             axes.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
             axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
             axes.xaxis.set_minor_formatter(NullFormatter())
+        _label(axes, points)
     return figure
+
+
+def _label(axes: Axes, points: Mapping[str, tuple[float, float]]) -> None:
+    """The points' names beside them, moved apart vertically where they would cover each other."""
+    assert axes.figure is not None
+    axes.figure.set_dpi(72)  # a pixel is a point
+    axes.figure.draw_without_rendering()  # type: ignore[union-attr]
+    at = {name: axes.transData.transform(point) for name, point in points.items()}
+    placed: dict[str, float] = {}
+    for name in sorted(at, key=lambda n: float(at[n][1])):
+        near = [placed[other] for other in placed if abs(at[other][0] - at[name][0]) < _LABEL_WIDTH]
+        placed[name] = max([float(at[name][1]) - 3, *(y + _LABEL_HEIGHT for y in near)])
+    for name, point in points.items():
+        away = placed[name] - float(at[name][1])
+        line = {"arrowstyle": "-", "linewidth": 0.5, "alpha": 0.5} if away > _LABEL_HEIGHT else None
+        axes.annotate(name, point, xytext=(12, away), textcoords="offset points", fontsize=8.5, arrowprops=line)
+
+
+_LABEL_WIDTH, _LABEL_HEIGHT = 90, 11  # points
 
 
 def _error(numbers: pd.DataFrame) -> list[pd.Series]:

@@ -74,7 +74,7 @@ def test_named_lines_keep_their_look_and_their_order() -> None:
         ("batch_size", [32, 8, 16, 8], {"8": "batch 8", "16": "batch 16", "32": "batch 32"}),
         ("lr", [1e-3, 1e-5, 1e-4], {"1e-05": "lr 1e-05", "0.0001": "lr 0.0001", "0.001": "lr 0.001"}),
         ("num_groups", [16, 2], {"2": "groups 2", "16": "groups 16"}),
-        ("images", ["grey", "as they are", "bn"], {"as they are": "as they are", "bn": "bn", "grey": "grey"}),
+        ("images", ["grey", "as they are", "bn"], {"grey": "grey", "as they are": "as they are", "bn": "bn"}),
     ],
 )
 def test_values_of_a_setting_are_in_order_each_with_a_look(

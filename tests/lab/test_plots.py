@@ -1,5 +1,6 @@
 """Figures of measures: what stands where, its interval and its name."""
 
+import itertools
 import re
 from collections.abc import Iterable
 from typing import Any
@@ -105,7 +106,7 @@ def test_one_seed_has_a_bar_of_no_length() -> None:
     assert has_no_nan(figure)
 
 
-def test_the_axis_has_the_values_of_the_setting_and_the_last_panel_the_names() -> None:
+def test_the_axis_has_the_values_of_the_setting() -> None:
     first, last = draw_measures(table(), {"peak": "highest", "time": "s"}, x="batch_size", logy=["time"])
     for figure in (first, last):
         axes = figure.axes[0]
@@ -114,10 +115,15 @@ def test_the_axis_has_the_values_of_the_setting_and_the_last_panel_the_names() -
         assert [t.get_text() for t in axes.get_xticklabels()] == ["8", "16", "32"]
         assert not len(axes.get_xticks(minor=True))
     assert [f.axes[0].get_yscale() for f in (first, last)] == ["linear", "log"]
-    assert first.axes[0].get_legend() is None
-    legend = last.axes[0].get_legend()
-    assert legend is not None
-    assert [t.get_text() for t in legend.get_texts()] == [LABELS[n] for n in NAMES]
+    assert first.axes[0].get_legend() is last.axes[0].get_legend() is None  # the names stand below, once
+
+
+def test_the_names_of_all_panels_stand_below_them() -> None:
+    found = draw_measures(table(), {"peak": "highest", "time": "s"}, x="batch_size")
+    shown = figures.show(found, alt="a", caption="c", share_y=False, legend=NAMES)
+    assert re.findall(r'<span data-series="([^"]+)">', shown) == list(NAMES)
+    assert all(shown.count(f"{LABELS[name]}</span>") == 1 for name in NAMES)
+    assert "nc-legend" not in figures.show(found, alt="a", caption="c", share_y=False)
 
 
 def test_a_setting_can_be_small_and_lines_of_another_column() -> None:
@@ -130,7 +136,6 @@ def test_a_setting_can_be_small_and_lines_of_another_column() -> None:
 
 
 def test_a_variant_without_a_measure_is_left_out_of_its_panel_alone() -> None:
-    """It keeps its name in the legend where it has another."""
     rows = table()
     rows.loc[rows["variant"] == "gn", "peak"] = None
     first, last = draw_measures(rows, {"peak": "highest", "time": "s"}, x="batch_size")
@@ -229,3 +234,16 @@ def test_a_plane_leaves_out_runs_without_either_measure() -> None:
     figure = draw_plane(rows, "time", "peak", xlabel="", ylabel="")
     assert [t.get_text() for t in figure.axes[0].texts] == ["BN", "no norm, BN behind"]
     assert points(drawn(figure)[0])[0] == pytest.approx([8 + 0.1, 0.08 + 0.05])
+
+
+def test_names_of_points_in_one_place_stand_apart() -> None:
+    rows = pd.DataFrame(
+        [{"variant": n, "x": 50.0 + i / 100, "y": 0.75 + i / 1e4} for i, n in enumerate(figures.STYLES)]
+    )
+    figure = draw_plane(rows, "x", "y", xlabel="x", ylabel="y")
+    names = [child for child in figure.axes[0].get_children() if isinstance(child, Annotation)]
+    figure.set_dpi(72)
+    axes = figure.axes[0]
+    heights = sorted(axes.transData.transform(name.xy)[1] + name.xyann[1] for name in names)
+    assert len(names) == len(figures.STYLES)
+    assert min(b - a for a, b in itertools.pairwise(heights)) > 9  # points: a line of text
