@@ -128,15 +128,15 @@ def _judge_by(entry: dict[str, Any], candidates: Sequence[tuple[str, Sequence[Ru
     """By the first of the profiles, unless it has too few seeds and another has enough."""
     profile, runs = candidates[0] if candidates else ("", [])
     first = _judge(entry, runs, profile)
-    if first.verdict != INCONCLUSIVE or _seeds(first) >= MIN_SEEDS:
+    if first.verdict != INCONCLUSIVE or not runs or _seeds(first) >= MIN_SEEDS:
         return first
+    seeds = "one seed" if _seeds(first) == 1 else f"{_seeds(first)} seeds"
+    few = f"profile {profile} has {seeds} so far, too few for a verdict"
     for smaller, others in candidates[1:]:
         judged = _judge(entry, others, smaller)
         if judged.parts and _seeds(judged) >= MIN_SEEDS:
-            has = "one seed" if _seeds(first) == 1 else f"{_seeds(first)} seeds"
-            reason = f"profile {profile} has {has} so far, too few for a verdict; profile {smaller} judges in its place"
-            return replace(judged, reason=reason)
-    return first
+            return replace(judged, reason=f"{few}; profile {smaller} judges in its place")
+    return replace(first, reason=few)
 
 
 def _seeds(judged: Judged) -> int:
