@@ -49,6 +49,11 @@ def _badge(verdict: str) -> str:
     return badge(_BADGES[verdict], verdict)
 
 
+def _said(counts: Counter[str]) -> str:
+    """How many of each verdict, such as ``3 supported, 1 refuted``."""
+    return ", ".join(f"{counts[v]} {v}" for v in VERDICTS if counts[v])
+
+
 def _duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
@@ -183,7 +188,7 @@ def study(judged: Sequence[Judged], source: str, prefix: str) -> str:
     """The statements of a document with their verdicts, and what each of its experiments shows at the moment."""
     own = [j for j in judged if j.source == source]
     counts = Counter(j.verdict for j in own)
-    said = ", ".join(f"{counts[v]} {v}" for v in VERDICTS if counts[v])
+    said = _said(counts)
     rows = [
         [
             f"[{j.id}](#{j.id.lower()})",
@@ -217,7 +222,7 @@ _LEAD = "fashion-lenet"  # the experiment that the start page shows
 def summary(judged: Sequence[Judged]) -> str:
     """What was found so far: counts, the judged statements, and one figure."""
     counts = Counter(j.verdict for j in judged)
-    said = ", ".join(f"{counts[v]} {v}" for v in VERDICTS if counts[v])
+    said = _said(counts)
     blocks = [f"Of {len(judged)} statements: {said}."]
     measured = [j for j in judged if j.verdict != NOT_MEASURED and j.parts]
     trained = [j for j in measured if j.kind != "def"]
@@ -226,7 +231,7 @@ def summary(judged: Sequence[Judged]) -> str:
         blocks.append(_table(["", "statement", "verdict"], rows))
     defined = Counter(j.verdict for j in measured if j.kind == "def")
     if defined:
-        said = ", ".join(f"{defined[v]} {v}" for v in VERDICTS if defined[v])
+        said = _said(defined)
         blocks.append(
             f"Besides, {defined.total()} definitions and identities were tested on the layers themselves: {said}. "
             "[The ledger](claims.md) has them all."
