@@ -1,14 +1,14 @@
 """The laboratory: experiments on the layers, from a data set to a judged statement."""
 
-from . import catdog, claims
+from . import catdog, claims, models, variants
 from .anatomy import describe, draw_axes
 from .bench_steps import table as step_costs
 from .claims import judge
 from .demo import activations, show_moments
 from .figures import draw_against, draw_settings, interactive_curves, panel, show, tabulate
-from .measures import measure, measured
-from .plots import draw_measures, draw_plane, draw_ranking
-from .runs import RunConfig, Store, curves, epochs, grid, measured_on, table
+from .measures import basins, measure, measured
+from .plots import draw_heat, draw_measures, draw_pairs, draw_plane, draw_ranking, draw_ridges
+from .runs import RunConfig, Store, curves, epochs, grid, measured_on, probed, table
 from .stats import best, intervals, mean_interval, paired_difference
 from .sweep import Study
 
@@ -17,6 +17,7 @@ __all__ = [
     "Store",
     "Study",
     "activations",
+    "basins",
     "best",
     "catdog",
     "claims",
@@ -24,9 +25,12 @@ __all__ = [
     "describe",
     "draw_against",
     "draw_axes",
+    "draw_heat",
     "draw_measures",
+    "draw_pairs",
     "draw_plane",
     "draw_ranking",
+    "draw_ridges",
     "draw_settings",
     "epochs",
     "grid",
@@ -37,11 +41,14 @@ __all__ = [
     "measure",
     "measured",
     "measured_on",
+    "models",
     "paired_difference",
     "panel",
+    "probed",
     "show",
     "show_moments",
     "step_costs",
     "table",
     "tabulate",
+    "variants",
 ]

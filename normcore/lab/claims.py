@@ -28,6 +28,8 @@ from .predicates import (
     Part,
     Predicate,
     combine,
+    left_open,
+    unmet,
 )
 from .runs import Run
 from .stats import Interval
@@ -157,11 +159,8 @@ def _judge(entry: dict[str, Any], runs: Sequence[Run], profile: str) -> Judged:
         return _judge_speed(entry, known)
     if not runs:
         return Judged(**known, verdict=NOT_MEASURED, reason="its experiment has no results yet")
-    for name, value in entry.get("requires", {}).items():
-        found = {getattr(run.config, name) for run in runs}
-        if found != {value}:
-            reason = f"these runs have {name} {', '.join(map(str, sorted(found)))}; the statement is about {value}"
-            return Judged(**known, verdict=NOT_MEASURED, reason=reason, profile=profile)
+    if reason := unmet(runs, entry.get("requires", {})):
+        return Judged(**known, verdict=NOT_MEASURED, reason=reason, profile=profile)
     try:
         return _verdict(entry, {**known, "profile": profile}, PREDICATES, runs)
     except Lacking as lacking:
@@ -194,6 +193,9 @@ def _verdict(entry: dict[str, Any], known: dict[str, Any], predicates: Mapping[s
 def _part(entry: dict[str, Any], spec: dict[str, Any], predicates: Mapping[str, Predicate], results: Any) -> Part:
     claim, arguments = entry["id"], dict(spec)
     name = arguments.pop("predicate")
+    requires = arguments.pop("requires", {})
+    if requires and (why := unmet(results, requires)):
+        return left_open(arguments["says"], why)
     if name == "matches":  # against the numbers of the statement itself
         arguments["values"] = entry["values"][spec["norm"]]
     if name not in predicates:

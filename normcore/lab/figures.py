@@ -56,6 +56,9 @@ VARIANT_STYLES = {
     "none-head": Style("no norm, BN behind", "#8a8a8a", "8", (0, (4, 2))),
     "fnbl-code": Style("FNBL, code (ChannelLN)", "#d9661f", "d", (0, (4, 2))),
     "fnbl-text": Style("FNBL, text", "#c08a00", "H", (0, (4, 2))),
+    "bn-noise": Style("BN, then noise", "#2b7fc4", "X", (0, (4, 2))),
+    "none-dropout": Style("no norm, dropout", "#8a8a8a", "P", (0, (4, 2))),
+    "bn-dropout": Style("BN, dropout", "#2b7fc4", "8", (0, (4, 2))),
 }
 _SEQUENCE = (("#3b62c8", "o"), ("#2a93b5", "s"), ("#2fa062", "^"), ("#b08d00", "D"), ("#d0612a", "v"), ("#b8458a", "P"))
 
@@ -67,7 +70,7 @@ def styles(by: str, values: Iterable[Any]) -> dict[str, Style]:
     order = list(dict.fromkeys(values))
     if all(str(value) in named for value in order):
         return {str(value): named[str(value)] for value in order}
-    words = {"batch_size": "batch ", "lr": "lr ", "num_groups": "groups "}.get(by, "")
+    words = {"batch_size": "batch ", "lr": "lr ", "num_groups": "groups ", "layer": "layer "}.get(by, "")
     looks = itertools.cycle(_SEQUENCE)
     if not any(isinstance(value, str) for value in order):
         order.sort()
@@ -177,7 +180,7 @@ def draw_curves(
     Returns:
         The numbers drawn: ``by``, ``x``, ``mean``, ``low``, ``high``, ``n``.
     """
-    numbers = intervals(frame, [by, x], metric)
+    numbers = intervals(frame.dropna(subset=[metric]), [by, x], metric)
     looks = looks or styles(by, numbers[by])
     for name, line in numbers.groupby(by, sort=False):
         style = looks[str(name)]
@@ -253,6 +256,7 @@ def interactive_curves(
     by: str = "norm",
     x: str = "epoch",
     facet: str = "",
+    logy: Sequence[str] = ("loss",),
 ) -> Html:
     """Curves whose lines can be switched on and off and stepped through, with their numbers as a table.
 
@@ -264,6 +268,7 @@ def interactive_curves(
         alt, caption: as in :func:`show`.
         by, x: the column that tells lines apart, and the horizontal one.
         facet: a column; each of its values gets panels of its own, all with the same vertical axis.
+        logy: metrics on a logarithmic axis.
     """
     figures, data = [], []
     facets = styles(facet, frame[facet]) if facet else {"": None}
@@ -277,7 +282,7 @@ def interactive_curves(
             axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8 if x == "epoch" else 6))
             if numbers[x].max() > 2000:
                 axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v / 1000:g}k" if v else "0"))
-            if metric == "loss":
+            if metric in logy:
                 log_scale(axes)
         figures.append(figure)
         data.append((title, numbers))
@@ -320,7 +325,9 @@ def _series(numbers: pd.DataFrame, by: str, x: str, looks: Mapping[str, Style]) 
 
 
 def _plain(value: float) -> float | None:
-    return None if pd.isna(value) else round(float(value), 4)
+    if pd.isna(value):
+        return None
+    return round(float(value), 4) if abs(value) >= 0.1 else float(f"{value:.4g}")
 
 
 def _legend(looks: Mapping[str, Style]) -> str:

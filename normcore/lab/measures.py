@@ -12,13 +12,18 @@
 ``peak``                  the highest test accuracy of the curve
 ``peak_step``             the step of that point
 ``progress``              training loss, mean over the first twentieth of the run minus mean over the last
+``train_jitter``          the same as ``jitter`` of the training loss
+``probe.column[k=v]``     of a probe, the median over its rows in the window, such as ``smoothness.beta`` or
+                          ``distributions.wasserstein[layer=2]``; what is not finite counts as infinitely large
 ========================  =============================================================================================
 
 A run that does not come down to the loss counts with all the images that it saw: a lower bound. A measure that a run
 has not got (a run that diverged too early, a curve of too few points) is None.
 """
 
-from collections.abc import Callable, Sequence
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,7 +32,7 @@ from numpy.typing import NDArray
 from scipy.signal import savgol_filter
 
 from .errors import UsageError
-from .runs import Run
+from .runs import Run, setting
 
 LOSS = 0.3  # nats: the training loss that counts as converged
 TREND = 7  # points of the local parabola that is the trend of a curve (Savitzky & Golay 1964)
@@ -67,6 +72,10 @@ def _steps_to_loss(run: Run, window: Window) -> float | None:
 
 def _jitter(run: Run, window: Window) -> float | None:
     return jitter(curve(run, "test_accuracy", window))
+
+
+def _train_jitter(run: Run, window: Window) -> float | None:
+    return jitter(curve(run, "train_loss", window))
 
 
 def _batch_jitter(run: Run, window: Window) -> float | None:
@@ -113,12 +122,36 @@ MEASURES: dict[str, Callable[[Run, Window], float | None]] = {
     "steps_to_loss": _steps_to_loss,
     "jitter": _jitter,
     "batch_jitter": _batch_jitter,
+    "train_jitter": _train_jitter,
     "overfitting": _overfitting,
     "fall": _fall,
     "peak": _peak,
     "peak_step": _peak_step,
     "progress": _progress,
 }
+
+
+_PROBED = re.compile(r"(?P<probe>\w+)\.(?P<column>\w+)(\[(?P<where>[^\]]+)\])?")
+
+
+def _of_probe(run: Run, metric: str, window: Window) -> float | None:
+    """The median of a probe's column over the rows in the window that have these values in other columns."""
+    found = _PROBED.fullmatch(metric)
+    assert found
+    columns = run.probes.get(found["probe"])
+    if not columns:
+        return None
+    wanted = dict(pair.split("=") for pair in (found["where"] or "").split(",") if pair)
+    missing = {found["column"], *wanted} - columns.keys()
+    if missing:
+        raise UsageError(f"{metric}: the probe {found['probe']} has no {', '.join(sorted(missing))}")
+    rows = [
+        math.inf if value is None else float(value)
+        for i, (step, value) in enumerate(zip(columns["step"], columns[found["column"]], strict=True))
+        if window[0] <= step <= window[1] and all(str(columns[k][i]) == v for k, v in wanted.items())
+    ]
+    middle = float(np.median(rows)) if rows else math.inf
+    return middle if math.isfinite(middle) else None
 
 
 def window(
@@ -148,22 +181,28 @@ def window(
 
 def value(run: Run, metric: str, within: Window | None = None) -> float | None:
     """One measure of one run; a curve without a window is its last value."""
+    whole = within or (0, run.config.steps)
     if metric in MEASURES:
-        return MEASURES[metric](run, within or (0, run.config.steps))
+        return MEASURES[metric](run, whole)
+    if _PROBED.fullmatch(metric):
+        return _of_probe(run, metric, whole)
     points = curve(run, metric, within)
     return _mean(points if within else points[-1:])
 
 
-def measured(runs: Sequence[Run]) -> pd.DataFrame:
-    """One row a run: its configuration and every measure, those of the end over the last quarter of the run."""
+def measured(runs: Sequence[Run], also: Mapping[str, str] | None = None) -> pd.DataFrame:
+    """One row a run: its configuration and every measure, those of the end over the last quarter of the run.
+
+    Args:
+        also: column -> a measure of a probe, taken over the whole run.
+    """
     rows = []
     for run in runs:
         late = window(run, of_run=LATE)
-        config = run.config
-        row: dict[str, Any] = {"key": run.key, "status": run.status}
-        row |= {name: getattr(config, name) for name in ("dataset", "colours", "norm", "lr", "batch_size", "seed")}
+        row: dict[str, Any] = {"key": run.key, "status": run.status, **setting(run.config)}
         row |= {name: value(run, name, late) for name in ("test_accuracy", "train_loss", "overfitting")}
         row |= {name: value(run, name) for name in MEASURES if name != "overfitting"}
+        row |= {name: value(run, metric) for name, metric in (also or {}).items()}
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -177,3 +216,28 @@ def measure(runs: Sequence[Run], metric: str, epochs: Sequence[float] | None = N
         if found is not None:
             rows.append({"norm": run.config.norm, "seed": run.config.seed, "value": found})
     return pd.DataFrame(rows, columns=["norm", "seed", "value"])
+
+
+def basins(table: pd.DataFrame, metric: str, below: float, *, by: str = "variant") -> pd.DataFrame:
+    """The learning rates that train: for each seed the longest stretch of neighbouring rates whose ``metric`` stays
+    below a bound; a run that diverged does not train.
+
+    Args:
+        table: rows of :func:`measured`, one for each rate.
+
+    Returns:
+        ``by``, ``seed``, ``low`` and ``high``, the ends of the stretch, and ``decades``, the decimal logarithm of their
+        ratio; where no rate trains the ends are NaN and the width is 0.
+    """
+    rows = []
+    for (name, seed), runs in table.groupby([by, "seed"], sort=False):
+        ordered = runs.sort_values("lr")
+        good = ((ordered["status"] == "finished") & (ordered[metric] < below)).to_numpy()
+        stretch, longest = list[float](), list[float]()
+        for rate, trains in zip(ordered["lr"], good, strict=True):
+            stretch = [*stretch, rate] if trains else []
+            longest = max(longest, stretch, key=len)
+        low, high = (longest[0], longest[-1]) if longest else (math.nan, math.nan)
+        rows.append({by: name, "seed": seed, "low": low, "high": high,
+                     "decades": math.log10(high / low) if longest else 0.0})  # fmt: skip
+    return pd.DataFrame(rows)

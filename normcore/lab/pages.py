@@ -117,7 +117,7 @@ def _parts(judged: Judged, parts: Sequence[Part], title: str) -> str:
     if all(p.seeds is None for p in parts):
         measured = "measured, in float64" if judged.definition else "measured, with 95 % interval"
         return _table([title, measured, "verdict"], ([p.says, p.found, p.verdict] for p in parts))
-    rows = ([p.says, p.found, p.seeds, p.verdict] for p in parts)
+    rows = ([p.says, p.found, p.seeds or "", p.verdict] for p in parts)
     return _table([title, "measured, with 95 % interval", "seeds", "verdict"], rows, "llrl")
 
 

@@ -1,12 +1,16 @@
 """Figures of measures: against a setting, in order, and one against another."""
 
+import math
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
+from .distributions import BINS, REACH
 from .figures import AXES, log_scale, panel, styles
 from .stats import intervals
 
@@ -42,7 +46,9 @@ def draw_measures(
     return figures
 
 
-def draw_ranking(table: pd.DataFrame, metric: str, label: str, *, by: str = "variant", title: str = "") -> Figure:
+def draw_ranking(
+    table: pd.DataFrame, metric: str, label: str, *, by: str = "variant", title: str = "", logx: bool = False
+) -> Figure:
     """A panel with a row a variant, the highest on top: every seed, their mean and its interval."""
     numbers = intervals(table.dropna(subset=[metric]), [by], metric).sort_values("mean", kind="stable")
     looks = styles(by, numbers[by])
@@ -55,9 +61,86 @@ def draw_ranking(table: pd.DataFrame, metric: str, label: str, *, by: str = "var
                           marker=style.marker, markersize=6.5, markeredgewidth=0)  # fmt: skip
         axes.set_yticks(range(len(numbers)), [looks[str(name)].label for name in numbers[by]])
         axes.set(xlabel=label, title=title)
+        if logx:
+            axes.set_xscale("log")
+        else:
+            axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.grid(visible=True, axis="x")
+    return figure
+
+
+def draw_pairs(
+    table: pd.DataFrame, metric: str, label: str, *, pair: str, by: str = "variant", title: str = ""
+) -> Figure:
+    """A panel with a row a variant: the mean and interval under both values of a yes-or-no field (``pair``), a filled
+    marker for yes and an open one for no."""
+    numbers = intervals(table.dropna(subset=[metric]), [by, pair], metric)
+    names = list(dict.fromkeys(numbers[by]))[::-1]
+    looks = styles(by, names)
+    with panel(4.4, 0.9 + 0.33 * len(names)) as (figure, axes):
+        for place, name in enumerate(names):
+            rows, style = numbers[numbers[by] == name], looks[str(name)]
+            axes.plot(rows["mean"], [place] * len(rows), color=style.color, linewidth=1, alpha=0.6)
+            for value, row in rows.groupby(pair):
+                axes.errorbar(
+                    row["mean"], [place + (0.12 if value else -0.12)], xerr=_error(row), color=style.color,
+                    marker=style.marker, markersize=6.5, elinewidth=1, linestyle="none",
+                    markerfacecolor=style.color if value else "none",
+                )  # fmt: skip
+        axes.set_yticks(range(len(names)), [looks[str(name)].label for name in names])
+        axes.set(xlabel=label, title=title, ylim=(-0.6, len(names) - 0.4))
         axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.grid(visible=True, axis="x")
     return figure
+
+
+def draw_heat(table: pd.DataFrame, metric: str, label: str, *, x: str = "lr", by: str = "variant") -> Figure:
+    """A panel with a row a variant and a column a setting: the mean over seeds as a colour and a number; a cross where
+    any run diverged."""
+    order = list(dict.fromkeys(table[by]))
+    diverged = (table["status"] != "finished").groupby([table[by], table[x]]).any().unstack().loc[order]
+    means = table.groupby([by, x])[metric].mean().unstack().loc[order].mask(diverged)
+    looks = styles(by, order)
+    with panel(7.6, 1.1 + 0.3 * len(order)) as (figure, axes):
+        axes.grid(visible=False)
+        sns.heatmap(means, ax=axes, cmap="viridis_r", linewidths=0.5, annot=True, fmt=".2f", annot_kws={"size": 8},
+                    cbar_kws={"label": label, "pad": 0.015})  # fmt: skip
+        for row, column in np.argwhere(diverged.to_numpy()):
+            axes.text(column + 0.5, row + 0.5, "×", ha="center", va="center", color=_LINE)
+        axes.set_xticks([i + 0.5 for i in range(means.shape[1])], [f"{v:g}" for v in means.columns], rotation=0)
+        axes.set_yticks([i + 0.5 for i in range(len(order))], [looks[str(n)].label for n in order], rotation=0)
+        axes.tick_params(length=0)
+        axes.set(xlabel=AXES.get(x, x), ylabel="")
+    return figure
+
+
+def draw_ridges(frame: pd.DataFrame, *, title: str = "", by: str = "variant") -> Figure:
+    """A panel with a row a variant: the density of a layer's values, its mean over seeds, and for comparison that of
+    the standard normal distribution as a line.
+
+    Args:
+        frame: rows of the probe ``distributions`` of one layer at one step, with the column ``by``.
+    """
+    names = list(dict.fromkeys(frame[by]))[::-1]
+    looks, width = styles(by, names), 2 * REACH / BINS
+    middles = np.linspace(-REACH, REACH, BINS, endpoint=False) + width / 2
+    normal = np.exp(-(middles**2) / 2) / math.sqrt(2 * math.pi)
+    with panel(3.3, 0.9 + 0.5 * len(names)) as (figure, axes):
+        axes.grid(visible=False)
+        for place, name in enumerate(names):
+            shares = np.mean(frame.loc[frame[by] == name, "histogram"].tolist(), axis=0) / 1e4 / width
+            style, front = looks[str(name)], 2.0 * (len(names) - place)
+            top = place + np.minimum(shares, 1.6) * _RIDGE
+            axes.fill_between(middles, place, top, step="mid", color=style.color, alpha=0.75, linewidth=0, zorder=front)
+            axes.plot(middles, place + normal * _RIDGE, color=_LINE, linewidth=0.9, zorder=front + 1)
+        axes.set_yticks(range(len(names)), [looks[str(name)].label for name in names])
+        axes.tick_params(axis="y", length=0)
+        axes.set(xlim=(-4, 4), xlabel="value", title=title)
+    return figure
+
+
+_RIDGE = 1.5  # rows that a density of one is high
+_LINE = "#010203"  # the page's text colour
 
 
 def draw_plane(

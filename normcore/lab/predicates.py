@@ -54,6 +54,8 @@ class Part:
     def found(self) -> str:
         """What was measured, in words."""
         value, alone = self.effect.mean, math.isnan(self.effect.low)
+        if math.isnan(value):
+            return self.measured
         if self.seeds is None and alone:
             exact = f"{value:.4g}" if abs(value) > 1e-6 else f"{value:.1g}"  # of a rounding error the size says all
             return f"{self.measured}: {exact}"
@@ -102,8 +104,27 @@ def _named(variant: Variant) -> str:
 
 
 def _field(run: Run, field: str) -> Any:
-    """Of a field of the run, or of an option of its normalizer."""
-    return run.config.norm_options[field] if field in run.config.norm_options else getattr(run.config, field)
+    """Of a field of the run, or of an option of its normalizer, its network or its optimizer."""
+    for options in (run.config.norm_options, run.config.model_options, run.config.optimizer_options):
+        if field in options:
+            return options[field]
+    return getattr(run.config, field)
+
+
+def unmet(runs: Sequence[Run], requires: Mapping[str, Any]) -> str:
+    """What these runs are not and must be, in words; empty where they are."""
+    for name, value in requires.items():
+        found = {_field(run, name) for run in runs}
+        if found != {value}:
+            return (
+                f"these runs have {_words(name)} {', '.join(map(str, sorted(found)))}; the statement is about {value}"
+            )
+    return ""
+
+
+def left_open(says: str, why: str) -> Part:
+    """A part that these results cannot judge."""
+    return Part(says, why, Interval(math.nan, math.nan, math.nan), None, INCONCLUSIVE)
 
 
 def select(runs: Sequence[Run], variant: Variant, where: Mapping[str, Any] | None = None) -> list[Run]:

@@ -21,6 +21,8 @@ from .. import factory
 from . import data, models, paths
 from .errors import UsageError, unknown
 from .files import write_json
+from .outliers import KINDS
+from .probes import PROBES, Probed
 
 OPTIMIZERS = ("adam", "sgd")
 
@@ -43,6 +45,9 @@ class RunConfig:
         validation: this many training images are held out and evaluated on in place of the test set.
         colours: what is done to the images, one of ``data.COLOURS``.
         optimizer_options, model_options: keyword arguments beyond the defaults.
+        outliers, outlier_kind: this share of the training images is outlying, in one of ``outliers.KINDS``.
+        foreign: a data set whose images stand for outliers of the kind ``foreign``.
+        probes: names of ``probes.PROBES`` -> taken every so many steps, at the start and at the end.
     """
 
     dataset: str
@@ -61,10 +66,15 @@ class RunConfig:
     log_every: int = 100
     validation: int = 0
     colours: str = "rgb"
+    outliers: float = 0.0
+    outlier_kind: str = "scaled"
+    foreign: str = ""
+    probes: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _check_types(self)
-        object.__setattr__(self, "lr", float(self.lr))
+        for name in ("lr", "outliers"):
+            object.__setattr__(self, name, float(getattr(self, name)))
         for name in ("image_size", "batch_size", "steps", "eval_every", "log_every"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} must be at least 1, got {getattr(self, name)}")
@@ -73,17 +83,29 @@ class RunConfig:
                 raise UsageError(f"{name} must not be negative, got {getattr(self, name)}")
         if not (math.isfinite(self.lr) and self.lr > 0):
             raise UsageError(f"lr must be a positive number, got {self.lr}")
+        if not 0 <= self.outliers <= 1:
+            raise UsageError(f"outliers must be a share from 0 to 1, got {self.outliers}")
+        if self.outliers and self.outlier_kind == "foreign" and not self.foreign:
+            raise UsageError("outlier_kind='foreign' needs the name of another data set, got foreign=''")
+        for name, every in self.probes.items():
+            if not isinstance(every, int) or every < 1:
+                raise UsageError(f"probes must say every how many steps, at least 1, got {name}: {every!r}")
 
     def check_names(self) -> None:
         """Refuse a data set, model, norm or optimizer that there is none of. Apart from the other checks, since
         a result can be read where its data set is not known."""
         known: dict[str, Collection[str]] = {
             "dataset": data.registry(), "model": models.MODELS, "norm": factory.NORMS, "optimizer": OPTIMIZERS,
-            "colours": data.COLOURS,
+            "colours": data.COLOURS, "outlier_kind": KINDS,
         }  # fmt: skip
         for name, names in known.items():
             if getattr(self, name) not in names:
                 raise unknown("data set" if name == "dataset" else name, getattr(self, name), names)
+        if self.foreign and self.foreign not in known["dataset"]:
+            raise unknown("data set", self.foreign, known["dataset"])
+        for probe in self.probes:
+            if probe not in PROBES:
+                raise unknown("probe", probe, PROBES)
 
     @property
     def evaluated_on(self) -> str:
@@ -153,6 +175,7 @@ class Run:
         curves: ``{"train": {"step", "loss", "accuracy"}, "test" or "validation": the same}``.
         provenance: versions, device, commit, time, data fingerprint.
         diverged_at: the first step whose loss was not finite.
+        probes: ``{probe: {"step", ...}}``, a value a column for each row that a probe gave.
     """
 
     config: RunConfig
@@ -161,6 +184,7 @@ class Run:
     curves: dict[str, dict[str, list[float]]]
     provenance: dict[str, Any]
     diverged_at: int | None = None
+    probes: Probed = field(default_factory=dict)
 
     @property
     def key(self) -> str:
@@ -259,6 +283,22 @@ def table(runs: Iterable[Run]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def setting(config: RunConfig) -> dict[str, Any]:
+    """The fields of the run, and the options of its network, that are one value each."""
+    fields = {**dataclasses.asdict(config), **config.model_options}
+    return {k: v for k, v in fields.items() if not isinstance(v, dict)}
+
+
+def probed(runs: Iterable[Run], probe: str) -> pd.DataFrame:
+    """One row a row of a probe: the run's configuration, ``split`` = the probe's name, and the probe's columns."""
+    frames = [
+        pd.DataFrame(run.probes[probe]).assign(**setting(run.config), key=run.key, split=probe)
+        for run in runs
+        if probe in run.probes
+    ]
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+
+
 def measured_on(runs: Iterable[Run]) -> str:
     """In words, what the runs were measured with: ``10 runs on AMD EPYC, torch 2.13.0``."""
     runs = list(runs)
@@ -272,10 +312,9 @@ def curves(runs: Iterable[Run]) -> pd.DataFrame:
     seen by then, and each metric in a column of its own."""
     frames = []
     for run in runs:
-        setting = {k: v for k, v in dataclasses.asdict(run.config).items() if not isinstance(v, dict)}
         steps_per_epoch = run.provenance["steps_per_epoch"]
         for split, columns in run.curves.items():
-            frame = pd.DataFrame(columns).assign(**setting, key=run.key, split=split)
+            frame = pd.DataFrame(columns).assign(**setting(run.config), key=run.key, split=split)
             frame["samples"] = frame["step"] * run.config.batch_size
             frame["epoch"] = frame["step"] / steps_per_epoch
             frames.append(frame)

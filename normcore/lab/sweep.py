@@ -93,7 +93,9 @@ def sweep(
     problems: list[str] = []
     if todo:
         chosen = choose_device(device)
-        for name, size, colours in sorted({(c.dataset, c.image_size, c.colours) for c in todo}):
+        needed = {(c.dataset, c.image_size, c.colours) for c in todo}
+        needed |= {(c.foreign, c.image_size, "rgb") for c in todo if c.foreign}
+        for name, size, colours in sorted(needed):
             data.load(name, size, colours)  # decoded once, here, and what is wrong with it is said before any run
         problems = _perform(todo, store, chosen, jobs, fresh, deadline)
     found = [store.get(key) for key in wanted]
@@ -145,7 +147,8 @@ class Study:
 
 def _check(configs: Iterable[RunConfig]) -> None:
     """Each combination of names once: a sweep has many runs and few names."""
-    for config in {(c.dataset, c.model, c.norm, c.optimizer, c.colours): c for c in configs}.values():
+    names = ("dataset", "model", "norm", "optimizer", "colours", "outlier_kind", "foreign")
+    for config in {(*(getattr(c, name) for name in names), *c.probes): c for c in configs}.values():
         config.check_names()
 
 

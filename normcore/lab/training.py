@@ -1,5 +1,6 @@
 """The training loop: read it in one sitting."""
 
+import copy
 import ctypes
 import math
 import time
@@ -16,9 +17,10 @@ from torch import Tensor, nn
 
 from ..factory import make_norm
 from ..layers import ClipSchedule, VirtualBatchNorm, reference_pass
-from . import data, models
+from . import data, models, probes
 from .errors import LabError, UsageError
 from .files import replacing
+from .outliers import Outliers
 from .provenance import provenance
 from .runs import Run, RunConfig
 
@@ -33,10 +35,12 @@ class Images:
     """A split on the device: uint8 pixels and labels, gathered and standardized a batch at a time.
 
     The pixels stay as they were decoded, (N, H, W, C); on a CPU they are the mapped file itself. A batch is
-    (B, C, H, W), channels_last, float32, standardized by the training split's mean and deviation.
+    (B, C, H, W), channels_last, float32, standardized by the training split's mean and deviation. With ``outliers``,
+    some of the images are.
     """
 
     def __init__(self, split: data.Split, dataset: data.Dataset, device: torch.device) -> None:
+        self.outliers: Outliers | None = None
         self.pixels = _as_tensor(split.images).to(device)
         self.labels = torch.from_numpy(split.labels).to(device)
         std = torch.tensor(dataset.std).clamp_min(1e-8)
@@ -49,7 +53,11 @@ class Images:
     def batch(self, index: Tensor | slice) -> tuple[Tensor, Tensor]:
         pixels = self.pixels[index]
         x = torch.addcmul(self.shift, pixels.to(torch.float32), self.scale)
-        return x.permute(0, 3, 1, 2), self.labels[index]
+        x = x.permute(0, 3, 1, 2)
+        if self.outliers is not None:
+            assert isinstance(index, Tensor)
+            x = self.outliers(x, index)
+        return x, self.labels[index]
 
 
 def _as_tensor(images: Any) -> Tensor:
@@ -84,6 +92,18 @@ def batches(items: Tensor, config: RunConfig, start: int) -> Iterator[Tensor]:
             generator = torch.Generator().manual_seed(config.seed * 1_000_003 + epoch)
             order = items[torch.randperm(len(items), generator=generator).to(items.device)]
         yield order[at * config.batch_size : (at + 1) * config.batch_size]
+
+
+def foreign_images(config: RunConfig, dataset: data.Dataset, device: torch.device) -> Tensor:
+    """512 training images of the data set that the run calls foreign, as this one's would be: with as many channels,
+    standardized by its own mean and deviation. Without such a set, none."""
+    if not config.foreign:
+        return torch.empty(0, device=device)
+    other = data.load(config.foreign, config.image_size)
+    x, _ = Images(other.train, other, device).batch(slice(0, 512))
+    if other.channels != dataset.channels:
+        x = x.mean(1, keepdim=True).expand(-1, dataset.channels, -1, -1)
+    return x.contiguous(memory_format=torch.channels_last)
 
 
 def build(config: RunConfig, dataset: data.Dataset, device: torch.device) -> nn.Module:
@@ -275,12 +295,16 @@ def _train(
     images, items, held_out, held_items = splits(config, dataset, device)
     if len(items) < config.batch_size:
         raise UsageError(f"batch_size={config.batch_size} is more than the {len(items)} training images")
+    foreign = foreign_images(config, dataset, device)
+    if config.outliers:
+        images.outliers = Outliers.draw(len(images), config.outliers, config.outlier_kind, foreign)
     model = build(config, dataset, device)
     optim = optimizer(config, model)
     curves: dict[str, dict[str, list[float]]] = {
         split: {"step": [], "loss": [], "accuracy": []} for split in ("train", "batch", config.evaluated_on)
     }
-    done, seconds = _resume(checkpoint, config, device, model, optim, curves)
+    probed: probes.Probed = {}
+    done, seconds = _resume(checkpoint, config, device, model, optim, curves, probed)
     losses = torch.zeros(config.log_every, device=device)
     right = torch.zeros(config.log_every, device=device)
     reference = None
@@ -289,7 +313,16 @@ def _train(
     advance = stepper(model, optim, images, reference)
     saved, diverged_at, logged = time.monotonic(), None, done
 
+    def snapshot(index: Tensor) -> probes.Snapshot:
+        return _snapshot(config, model, optim, images.batch(index), reference, held, foreign)
+
+    def probe(index: Tensor, last: bool = False) -> None:
+        for name in probes.due(config.probes, done, last):
+            probes.take(name, lambda: snapshot(index), device, done, probed)
+
+    held = held_out.batch(held_items[:512])[0] if config.probes else foreign
     for index in batches(items, config, done):
+        probe(index)
         loss, hits = advance(index)
         losses[done - logged], right[done - logged] = loss, hits
         done += 1
@@ -311,10 +344,12 @@ def _train(
         now = time.monotonic()
         late = now > deadline and done < config.steps
         if checkpoint and (late or now - saved > CHECKPOINT_EVERY):
-            _save(checkpoint, device, model, optim, curves, done, seconds + now - clock)
+            _save(checkpoint, device, model, optim, curves, probed, done, seconds + now - clock)
             saved = now
         if late:
             raise OutOfTime(f"the time budget ended at step {done} of {config.steps}")
+    if diverged_at is None and config.probes:
+        probe(index, last=True)
 
     if checkpoint:
         checkpoint.unlink(missing_ok=True)
@@ -336,7 +371,33 @@ def _train(
                      "train_items": len(items), f"{config.evaluated_on}_items": len(held_items)},
         },
         diverged_at=diverged_at,
+        probes=probed,
     )  # fmt: skip
+
+
+def _snapshot(
+    config: RunConfig,
+    model: nn.Module,
+    optim: torch.optim.Optimizer,
+    batch: tuple[Tensor, Tensor],
+    reference: Tensor | None,
+    held: Tensor,
+    foreign: Tensor,
+) -> probes.Snapshot:
+    """What a probe sees before the step on this batch."""
+
+    def forward(network: nn.Module, x: Tensor) -> Tensor:
+        with referred(network, reference):
+            return network(x)
+
+    def stepped() -> nn.Module:
+        network = copy.deepcopy(model)
+        own = optimizer(config, network)
+        own.load_state_dict(copy.deepcopy(optim.state_dict()))
+        step(network, own, *batch, reference)
+        return network
+
+    return probes.Snapshot(model, stepped, forward, *batch, held, foreign, config.lr)
 
 
 def _point(curve: dict[str, list[float]], step: int, loss: float, accuracy: float) -> None:
@@ -350,6 +411,7 @@ def _save(
     model: nn.Module,
     optim: torch.optim.Optimizer,
     curves: dict[str, dict[str, list[float]]],
+    probed: probes.Probed,
     done: int,
     seconds: float,
 ) -> None:
@@ -358,7 +420,7 @@ def _save(
         generators["cuda"] = torch.cuda.get_rng_state(device)
     state = {
         "model": model.state_dict(), "optimizer": optim.state_dict(), "generators": generators,
-        "curves": curves, "done": done, "seconds": seconds,
+        "curves": curves, "probes": probed, "done": done, "seconds": seconds,
     }  # fmt: skip
     with replacing(path) as temporary:
         torch.save(state, temporary)
@@ -371,6 +433,7 @@ def _resume(
     model: nn.Module,
     optim: torch.optim.Optimizer,
     curves: dict[str, dict[str, list[float]]],
+    probed: probes.Probed,
 ) -> tuple[int, float]:
     """(steps done, seconds spent) of an earlier call that did not finish; a damaged state starts anew."""
     if path is None or not path.is_file():
@@ -387,4 +450,5 @@ def _resume(
     if "cuda" in generators and device.type == "cuda":
         torch.cuda.set_rng_state(generators["cuda"].cpu(), device)
     curves.update(state["curves"])
+    probed.update(state.get("probes", {}))
     return state["done"], state["seconds"]

@@ -52,14 +52,18 @@ def test_every_colour_stands_out_on_light_and_dark(color: str, background: str) 
 
 def test_a_variant_has_the_colour_of_its_normalizer_and_a_look_of_its_own() -> None:
     """FNBL by its code is the run of ChannelLN, by its text FNBL: these look alike, and stand in no figure together."""
-    relatives = {"none-head": "none", "fnbl-code": "cln", "fnbl-text": "fnbl"}
+    relatives = {
+        "none-head": "none", "fnbl-code": "cln", "fnbl-text": "fnbl", "bn-noise": "bn", "none-dropout": "none",
+        "bn-dropout": "bn",
+    }  # fmt: skip
     assert set(figures.VARIANT_STYLES) == set(relatives)
     assert not set(figures.VARIANT_STYLES) & set(figures.STYLES)
     for name, relative in relatives.items():
         assert figures.VARIANT_STYLES[name].color == figures.STYLES[relative].color
         assert figures.VARIANT_STYLES[name].label != figures.STYLES[relative].label
     every = [*(s for n, s in figures.STYLES.items() if n not in ("cln", "fnbl")), *figures.VARIANT_STYLES.values()]
-    assert len({s.marker for s in every}) == len(every)
+    assert len({(s.color, s.marker) for s in every}) == len(every)
+    assert len({s.marker for n, s in figures.STYLES.items()}) == len(figures.STYLES)
 
 
 def test_named_lines_keep_their_look_and_their_order() -> None:

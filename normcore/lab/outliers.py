@@ -1,0 +1,93 @@
+"""Outlying images: what they are, training with a share of them, and what one of them does to its batch."""
+
+import copy
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .landscape import Forward, gradient
+
+#: an image with ten times the contrast, one under noise of five times its deviation, one of another data set
+KINDS = ("scaled", "noise", "foreign")
+SCALE, NOISE = 10.0, 5.0
+
+
+def outlying(x: Tensor, kind: str, foreign: Tensor) -> Tensor:
+    """The images as outliers of a kind.
+
+    Args:
+        x: standardized images, (N, C, H, W).
+        foreign: images of another set for kind ``foreign``, of the same shape.
+    """
+    if kind == "scaled":
+        return SCALE * x
+    return x + NOISE * torch.randn_like(x) if kind == "noise" else foreign
+
+
+@dataclass(frozen=True)
+class Outliers:
+    """A share of a data set that is outlying, always the same images; their labels stay.
+
+    Attributes:
+        kind: one of ``KINDS``.
+        chosen: (items,), whether the image is outlying.
+        foreign: images of another set, which take the places in turn; for the other kinds, unused.
+    """
+
+    kind: str
+    chosen: Tensor
+    foreign: Tensor
+
+    @classmethod
+    def draw(cls, items: int, share: float, kind: str, foreign: Tensor) -> "Outliers":
+        """Which of the images are outlying, drawn once for all seeds and kinds; a larger share contains a smaller."""
+        drawn = torch.rand(items, generator=torch.Generator().manual_seed(0)) < share
+        return cls(kind, drawn.to(foreign.device), foreign)
+
+    def __call__(self, x: Tensor, index: Tensor) -> Tensor:
+        """The batch of the images with these indices, the outlying ones made so."""
+        foreign = self.foreign[index % len(self.foreign)] if self.kind == "foreign" else x
+        return torch.where(self.chosen[index].view(-1, 1, 1, 1), outlying(x, self.kind, foreign), x)
+
+
+def influence(
+    forward: Forward, model: nn.Module, x: Tensor, y: Tensor, kind: str, foreign: Tensor
+) -> list[dict[str, float | str]]:
+    r"""What changes when the first image of a batch becomes an outlier, in training and at evaluation.
+
+    Each number is relative, :math:`\|v' - v\| / \|v\|` with v before and v' after, as a sensitivity curve compares an
+    estimate with and without one observation (Hampel, Ronchetti, Rousseeuw & Stahel 1986, section 2.1e).
+
+    Args:
+        model: left as it is.
+        x, y: the batch, (N, C, H, W) and (N,).
+        foreign: see :func:`outlying`.
+
+    Returns:
+        a row for the ``mode`` ``train`` and one for ``eval``: ``output``, of the other images' scores; ``gradient``,
+        of the gradient of the other images' loss; ``update``, of the gradient of the whole batch's loss, which is what
+        the optimizer is given.
+    """
+    x_after = torch.cat([outlying(x[:1], kind, foreign[:1]), x[1:]])
+    rows: list[dict[str, float | str]] = []
+    for mode in ("train", "eval"):
+        own = copy.deepcopy(model).train(mode == "train")
+        before, after = (_others(forward, own, images, y) for images in (x, x_after))
+        update = [gradient(forward, own, images, y)[1] for images in (x, x_after)]
+        changes = [_change(v, w) for v, w in (*zip(before, after, strict=True), tuple(update))]
+        rows.append({"mode": mode, **dict(zip(("output", "gradient", "update"), changes, strict=True))})
+    return rows
+
+
+def _others(forward: Forward, model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """The scores of all images but the first, and the gradient of their loss."""
+    parameters = list(model.parameters())
+    scores = forward(model, x)[1:]
+    found = torch.autograd.grad(F.cross_entropy(scores, y[1:]), parameters, allow_unused=True)
+    return scores.detach().flatten(), torch.cat([g.flatten() for g in found if g is not None])
+
+
+def _change(before: Tensor, after: Tensor) -> float:
+    return ((after - before).norm() / before.norm().clamp_min(1e-20)).item()

@@ -1,0 +1,39 @@
+"""Named variants of an experiment: what each changes in a run, and its name beside every number of its runs."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from .runs import RunConfig, grid
+
+#: name -> its runs
+Variants = dict[str, list[RunConfig]]
+
+
+def make(named: Mapping[str, Mapping[str, Any]], **common: Any) -> Variants:
+    """The runs of each variant: every combination of the fields given as lists.
+
+    Args:
+        named: name -> the fields of :class:`normcore.lab.runs.RunConfig` that make the variant.
+        common: the fields that all share.
+
+    >>> fixed = dict(dataset="digits", image_size=28, model="lenet5", lr=1e-3, batch_size=64, steps=10)
+    >>> made = make({"plain": {"norm": "none"}, "bn": {"norm": "bn"}}, **fixed, seed=range(2))
+    >>> {name: [(c.norm, c.seed) for c in configs] for name, configs in made.items()}
+    {'plain': [('none', 0), ('none', 1)], 'bn': [('bn', 0), ('bn', 1)]}
+    """
+    return {name: list(grid(**{**common, **fields})) for name, fields in named.items()}
+
+
+def configs(made: Variants) -> list[RunConfig]:
+    """The runs of all variants, one list."""
+    return [config for runs in made.values() for config in runs]
+
+
+def name(frame: pd.DataFrame, made: Variants) -> pd.DataFrame:
+    """The rows of a frame with a column ``key``, with the column ``variant`` added, in the order of the variants."""
+    names = {config.key: name for name, runs in made.items() for config in runs}
+    named = frame.assign(variant=frame["key"].map(names))
+    order = {name: place for place, name in enumerate(made)}
+    return named.sort_values("variant", key=lambda column: column.map(order), kind="stable", ignore_index=True)
