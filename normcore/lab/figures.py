@@ -275,7 +275,8 @@ def interactive_curves(
     looks = styles(by, frame[by])
     for (value, look), (split, metric, label) in itertools.product(facets.items(), panels):
         rows = frame[(frame["split"] == split) & (frame[facet].astype(str) == value if look else True)]
-        title = look.label if look else f"{split} {metric}"
+        own = split in ("train", "batch", "validation", "test")
+        title = look.label if look else f"{split} {metric}" if own else metric.replace("_", " ")
         with panel() as (figure, axes):
             numbers = draw_curves(axes, rows, metric, by=by, x=x, looks=looks)
             axes.set(xlabel=AXES.get(x, x), ylabel=label, title=title)
@@ -298,9 +299,11 @@ def interactive_curves(
 
 
 def log_scale(axes: Axes) -> None:
-    """A logarithmic vertical axis with plain numbers, at 1, 2 and 5 times the powers of ten."""
+    """A logarithmic vertical axis with plain numbers, at 1, 2 and 5 times the powers of ten, or at these alone where
+    there are more than three."""
     axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    low, high = axes.get_ylim()
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 1000 * low else (1,)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import nbformat
 import pandas as pd
+import yaml
 from matplotlib.ticker import MaxNLocator
 
 from . import figures, paths
@@ -33,7 +34,7 @@ def generate() -> list[Path]:
     folder = paths.root() / "book" / "_generated"
     parts = {
         "summary.md": summary(judged), "claims.md": ledger(judged), "status.md": status(), "speed.md": speed(),
-        "catdog.md": study(judged, "S0", "catdog-"),
+        **{f"{chapter}.md": study(judged, chapter) for chapter in CHAPTERS},
     }  # fmt: skip
     for name, text in parts.items():
         with_end = text.rstrip() + "\n"
@@ -184,11 +185,15 @@ def _run_facts(runs: Sequence[Run]) -> list[list[str]]:
 # --- the page of a study ---------------------------------------------------------------------------------
 
 
-def study(judged: Sequence[Judged], source: str, prefix: str) -> str:
-    """The statements of a document with their verdicts, and what each of its experiments shows at the moment."""
-    own = [j for j in judged if j.source == source]
-    counts = Counter(j.verdict for j in own)
-    said = _said(counts)
+CHAPTERS = {"catdog": "S0", "promises": "S4"}  # page -> the document that it is about
+
+
+def study(judged: Sequence[Judged], chapter: str) -> str:
+    """The statements of a chapter's document with their verdicts, those of other documents that its experiments judge,
+    and what each of its experiments shows at the moment. The table of contents says which experiments those are."""
+    own = [j for j in judged if j.source == CHAPTERS[chapter]]
+    parts = [e for e in experiments().values() if e.page in _sections(chapter)]
+    others = [j for j in judged if j not in own and j.experiment in {e.name for e in parts}]
     rows = [
         [
             f"[{j.id}](#{j.id.lower()})",
@@ -196,22 +201,29 @@ def study(judged: Sequence[Judged], source: str, prefix: str) -> str:
             _badge(j.verdict),
             f"`{j.profile}`" if j.profile and j.parts else "",
         ]
-        for j in own
+        for j in (*own, *others)
     ]
     shown = []
-    for experiment in experiments().values():
-        if experiment.name.startswith(prefix):
-            profile, runs = experiment.published_runs()
-            setting = {f"{r.config.image_size} pixels, {r.config.steps:,} steps" for r in runs}
-            seeds = len({r.config.seed for r in runs})
-            shown.append([f"[{experiment.title}]({experiment.page}.ipynb)", f"`{profile}`", "; ".join(sorted(setting)),
-                          seeds or "", len(runs) or "none"])  # fmt: skip
+    for experiment in parts:
+        profile, runs = experiment.published_runs()
+        setting = {f"{r.config.image_size} pixels, {r.config.steps:,} steps" for r in runs}
+        seeds = len({r.config.seed for r in runs})
+        shown.append([f"[{experiment.title}]({experiment.page}.ipynb)", f"`{profile}`", "; ".join(sorted(setting)),
+                      seeds or "", len(runs) or "none"])  # fmt: skip
+    beside = f" Statements of other documents that the same experiments judge: {len(others)}." if others else ""
     return "\n\n".join([
-        f"Of its {len(own)} statements: {said}.",
+        f"Of its {len(own)} statements: {_said(Counter(j.verdict for j in own))}.{beside}",
         _table(["", "statement", "verdict", "judged by"], rows),
         "What the experiments show at the moment:",
         _table(["experiment", "profile", "images", "seeds", "runs"], shown, "lllrr"),
     ])  # fmt: skip
+
+
+def _sections(chapter: str) -> set[str]:
+    """The pages below a chapter in the table of contents."""
+    contents = yaml.safe_load((paths.root() / "book" / "_toc.yml").read_text(encoding="utf-8"))
+    entries = [entry for part in contents["parts"] for entry in part["chapters"]]
+    return {s["file"] for entry in entries if entry["file"] == chapter for s in entry.get("sections", ())}
 
 
 # --- the start page --------------------------------------------------------------------------------------

@@ -49,7 +49,11 @@ def draw_measures(
 def draw_ranking(
     table: pd.DataFrame, metric: str, label: str, *, by: str = "variant", title: str = "", logx: bool = False
 ) -> Figure:
-    """A panel with a row a variant, the highest on top: every seed, their mean and its interval."""
+    """A panel with a row a variant, the highest on top: every seed, their mean and its interval.
+
+    Args:
+        logx: a logarithmic axis, if the values span more than a decade.
+    """
     numbers = intervals(table.dropna(subset=[metric]), [by], metric).sort_values("mean", kind="stable")
     looks = styles(by, numbers[by])
     with panel(5.2, 0.9 + 0.27 * len(numbers)) as (figure, axes):
@@ -60,9 +64,10 @@ def draw_ranking(
             axes.errorbar(row["mean"], place, xerr=_error(numbers[numbers[by] == name]), color=style.color,
                           marker=style.marker, markersize=6.5, markeredgewidth=0)  # fmt: skip
         axes.set_yticks(range(len(numbers)), [looks[str(name)].label for name in numbers[by]])
-        axes.set(xlabel=label, title=title)
-        if logx:
-            axes.set_xscale("log")
+        axes.set(xlabel=label, title=title, ylim=(-0.6, len(numbers) - 0.4))
+        drawn = table[metric].dropna()
+        if logx and drawn.min() > 0 and drawn.max() > 10 * drawn.min():
+            _log_across(axes, (1, 3) if drawn.max() > 300 * drawn.min() else (1, 2, 5))
         else:
             axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.grid(visible=True, axis="x")
@@ -94,17 +99,25 @@ def draw_pairs(
     return figure
 
 
-def draw_heat(table: pd.DataFrame, metric: str, label: str, *, x: str = "lr", by: str = "variant") -> Figure:
+def draw_heat(
+    table: pd.DataFrame, metric: str, label: str, *, x: str = "lr", by: str = "variant", top: float | None = None
+) -> Figure:
     """A panel with a row a variant and a column a setting: the mean over seeds as a colour and a number; a cross where
-    any run diverged."""
+    any run diverged.
+
+    Args:
+        top: where the colours end; numbers above it have the last.
+    """
     order = list(dict.fromkeys(table[by]))
     diverged = (table["status"] != "finished").groupby([table[by], table[x]]).any().unstack().loc[order]
     means = table.groupby([by, x])[metric].mean().unstack().loc[order].mask(diverged)
     looks = styles(by, order)
     with panel(7.6, 1.1 + 0.3 * len(order)) as (figure, axes):
         axes.grid(visible=False)
-        sns.heatmap(means, ax=axes, cmap="viridis_r", linewidths=0.5, annot=True, fmt=".2f", annot_kws={"size": 8},
-                    cbar_kws={"label": label, "pad": 0.015})  # fmt: skip
+        sns.heatmap(
+            means, ax=axes, cmap="viridis_r", vmax=top, linewidths=0.5, annot=True, fmt=".2f", annot_kws={"size": 8},
+            cbar_kws={"label": label, "pad": 0.015, "extend": "max" if top else "neither"},
+        )  # fmt: skip
         for row, column in np.argwhere(diverged.to_numpy()):
             axes.text(column + 0.5, row + 0.5, "×", ha="center", va="center", color=_LINE)
         axes.set_xticks([i + 0.5 for i in range(means.shape[1])], [f"{v:g}" for v in means.columns], rotation=0)
@@ -130,12 +143,13 @@ def draw_ridges(frame: pd.DataFrame, *, title: str = "", by: str = "variant") ->
         for place, name in enumerate(names):
             shares = np.mean(frame.loc[frame[by] == name, "histogram"].tolist(), axis=0) / 1e4 / width
             style, front = looks[str(name)], 2.0 * (len(names) - place)
-            top = place + np.minimum(shares, 1.6) * _RIDGE
+            top = place + np.minimum(shares, 1.5) * _RIDGE
             axes.fill_between(middles, place, top, step="mid", color=style.color, alpha=0.75, linewidth=0, zorder=front)
             axes.plot(middles, place + normal * _RIDGE, color=_LINE, linewidth=0.9, zorder=front + 1)
         axes.set_yticks(range(len(names)), [looks[str(name)].label for name in names])
         axes.tick_params(axis="y", length=0)
-        axes.set(xlim=(-4, 4), xlabel="value", title=title)
+        axes.set(xlim=(-4, 4), ylim=(-0.2, len(names) - 1 + 1.6 * _RIDGE), xlabel="value", title=title)
+        axes.spines["left"].set_visible(False)
     return figure
 
 
@@ -161,12 +175,17 @@ def draw_plane(
         axes.grid(visible=True)
         axes.margins(x=0.12)
         if logx:
-            axes.set_xscale("log")
-            axes.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
-            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-            axes.xaxis.set_minor_formatter(NullFormatter())
+            _log_across(axes, (1, 1.5, 2, 3, 5, 7))
         _label(axes, points)
     return figure
+
+
+def _log_across(axes: Axes, at: Sequence[float]) -> None:
+    """A logarithmic horizontal axis with plain numbers, at these multiples of the powers of ten."""
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=at))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _label(axes: Axes, points: Mapping[str, tuple[float, float]]) -> None:

@@ -99,8 +99,12 @@ def _named(variant: Variant) -> str:
     flat: dict[str, Any] = {}
     for field, value in _fields(variant).items():
         flat |= value if isinstance(value, Mapping) else {field: value}
-    plain = ("norm", "dataset", "colours")
-    return ", ".join(str(v) if k in plain else f"{k.replace('_', ' ')} {v}" for k, v in flat.items())
+    plain = ("norm", "dataset", "colours", "activation")
+    return ", ".join(str(v) if k in plain else f"{_words(k)}{_plainly(v)}" for k, v in flat.items())
+
+
+def _plainly(value: Any) -> str:
+    return f": {'yes' if value else 'no'}" if isinstance(value, bool) else f" {value}"
 
 
 def _field(run: Run, field: str) -> Any:
@@ -162,7 +166,11 @@ def _difference(
 
 
 def _words(metric: str) -> str:
-    return metric.replace("_", " ")
+    """``smoothness.loss_range[layer=2]`` as ``smoothness: loss range (layer 2)``."""
+    probe, dot, column = metric.partition(".")
+    column, _, where = (column if dot else probe).replace("_", " ").partition("[")
+    which = f" ({where.rstrip(']').replace('=', ' ').replace(',', ', ')})" if where else ""
+    return f"{probe}: {column}{which}" if dot else column + which
 
 
 # --- predicates over runs ----------------------------------------------------------------------------------
