@@ -67,7 +67,7 @@ def draw_ranking(
         axes.set(xlabel=label, title=title, ylim=(-0.6, len(numbers) - 0.4))
         drawn = table[metric].dropna()
         if logx and drawn.min() > 0 and drawn.max() > 10 * drawn.min():
-            _log_across(axes, (1, 3) if drawn.max() > 300 * drawn.min() else (1, 2, 5))
+            _log_across(axes, (1,) if drawn.max() > 100 * drawn.min() else (1, 2, 5))
         else:
             axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.grid(visible=True, axis="x")

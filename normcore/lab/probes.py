@@ -6,6 +6,7 @@ numbers are its own, so that a run is the same to the bit with probes and withou
 
 import copy
 import math
+import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -28,7 +29,7 @@ class Snapshot:
         stepped: makes a copy of the network, after that step.
         forward: the network's scores for a batch.
         x, y: the batch of the step.
-        held: images that are looked at whatever the step.
+        held, held_labels: images that are looked at whatever the step, and their labels.
         foreign: images of another data set, at least as many as a batch has; none where the run names none.
         lr: the learning rate.
     """
@@ -39,6 +40,7 @@ class Snapshot:
     x: Tensor
     y: Tensor
     held: Tensor
+    held_labels: Tensor
     foreign: Tensor
     lr: float
 
@@ -70,14 +72,20 @@ def smoothness(at: Snapshot) -> list[Row]:
 
 
 def influence(at: Snapshot) -> list[Row]:
-    """:func:`normcore.lab.outliers.influence` of each kind that there are images for, a row a kind and a mode."""
-    kinds = [kind for kind in outliers.KINDS if kind != "foreign" or len(at.foreign)]
-    return [
-        {"kind": kind, **row}
-        for kind in kinds
-        for row in outliers.influence(at.forward, at.model, at.x, at.y, kind, at.foreign)
-    ]
+    """:func:`normcore.lab.outliers.influence` of each kind that there are images for, a row a kind and a mode: the
+    medians over the first ``BATCHES`` batches of held images, as a single batch's gradient may be long or short."""
+    size = len(at.x)
+    batches = list(zip(at.held.split(size), at.held_labels.split(size), strict=True))[:BATCHES]
+    rows: list[Row] = []
+    for kind in (kind for kind in outliers.KINDS if kind != "foreign" or len(at.foreign)):
+        found = [outliers.influence(at.forward, at.model, x, y, kind, at.foreign) for x, y in batches if len(x) == size]
+        for of_mode in zip(*found, strict=True):
+            middle = {c: statistics.median(row[c] for row in of_mode) for c in of_mode[0] if c != "mode"}
+            rows.append({"kind": kind, "mode": of_mode[0]["mode"], **middle})
+    return rows
 
+
+BATCHES = 8
 
 PROBES: dict[str, Callable[[Snapshot], list[Row]]] = {
     "distributions": feature_distributions, "shift": covariate_shift, "smoothness": smoothness, "outliers": influence,

@@ -320,7 +320,7 @@ def _train(
         for name in probes.due(config.probes, done, last):
             probes.take(name, lambda: snapshot(index), device, done, probed)
 
-    held = held_out.batch(held_items[:512])[0] if config.probes else foreign
+    held = held_out.batch(held_items[:512])
     for index in batches(items, config, done):
         probe(index)
         loss, hits = advance(index)
@@ -381,7 +381,7 @@ def _snapshot(
     optim: torch.optim.Optimizer,
     batch: tuple[Tensor, Tensor],
     reference: Tensor | None,
-    held: Tensor,
+    held: tuple[Tensor, Tensor],
     foreign: Tensor,
 ) -> probes.Snapshot:
     """What a probe sees before the step on this batch."""
@@ -397,7 +397,7 @@ def _snapshot(
         step(network, own, *batch, reference)
         return network
 
-    return probes.Snapshot(model, stepped, forward, *batch, held, foreign, config.lr)
+    return probes.Snapshot(model, stepped, forward, *batch, *held, foreign, config.lr)
 
 
 def _point(curve: dict[str, list[float]], step: int, loss: float, accuracy: float) -> None:
