@@ -10,7 +10,7 @@ import itertools
 import json
 import math
 import warnings
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -289,14 +289,18 @@ def setting(config: RunConfig) -> dict[str, Any]:
     return {k: v for k, v in fields.items() if not isinstance(v, dict)}
 
 
-def probed(runs: Iterable[Run], probe: str) -> pd.DataFrame:
+def probed(runs: Sequence[Run], probe: str) -> pd.DataFrame:
     """One row a row of a probe: the run's configuration, ``split`` = the probe's name, and the probe's columns."""
-    frames = [
-        pd.DataFrame(run.probes[probe]).assign(**setting(run.config), key=run.key, split=probe)
-        for run in runs
-        if probe in run.probes
-    ]
-    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+    return _joined(runs, [(run.key, probe, run.probes[probe]) for run in runs if probe in run.probes])
+
+
+def _joined(runs: Sequence[Run], parts: Sequence[tuple[str, str, dict[str, list[Any]]]]) -> pd.DataFrame:
+    """Columns of (key, split), one below the other, each row with the configuration of its run."""
+    if not parts:
+        return pd.DataFrame()
+    rows = pd.concat([pd.DataFrame({**columns, "key": key, "split": split}) for key, split, columns in parts])
+    settings = pd.DataFrame([{"key": run.key, **setting(run.config)} for run in runs]).drop_duplicates("key")
+    return rows.merge(settings, on="key", how="left")
 
 
 def measured_on(runs: Iterable[Run]) -> str:
@@ -307,15 +311,12 @@ def measured_on(runs: Iterable[Run]) -> str:
     return f"{len(runs)} runs on {devices}, torch {versions}"
 
 
-def curves(runs: Iterable[Run]) -> pd.DataFrame:
+def curves(runs: Sequence[Run]) -> pd.DataFrame:
     """One row a point of a curve: the run's configuration, ``split``, ``step``, ``samples`` and ``epoch``
     seen by then, and each metric in a column of its own."""
-    frames = []
-    for run in runs:
-        steps_per_epoch = run.provenance["steps_per_epoch"]
-        for split, columns in run.curves.items():
-            frame = pd.DataFrame(columns).assign(**setting(run.config), key=run.key, split=split)
-            frame["samples"] = frame["step"] * run.config.batch_size
-            frame["epoch"] = frame["step"] / steps_per_epoch
-            frames.append(frame)
-    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+    frame = _joined(runs, [(run.key, split, columns) for run in runs for split, columns in run.curves.items()])
+    if not frame.empty:
+        per_epoch = {run.key: run.provenance["steps_per_epoch"] for run in runs}
+        frame["samples"] = frame["step"] * frame["batch_size"]
+        frame["epoch"] = frame["step"] / frame["key"].map(per_epoch)
+    return frame

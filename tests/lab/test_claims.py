@@ -11,6 +11,7 @@ from typing import Any
 
 import nbformat
 import numpy as np
+import pandas as pd
 import pytest
 
 from normcore import lab
@@ -140,6 +141,96 @@ def test_an_experiment_has_all_that_its_statements_ask_for(claim: dict[str, Any]
     assert len(judged.also) == len(claim.get("also", []))
     assert {part.seeds for part in (*judged.parts, *judged.also)} == {3}
     assert all(np.isfinite(part.effect).all() for part in (*judged.parts, *judged.also))
+
+
+# --- every statement that the study of the promises is to judge ------------------------------------------
+
+PROMISES = ("feature-distributions", "large-rates", "alexnet-cifar100", "outliers", "position")
+PROMISED = [entry for entry in claims.read()["claims"] if entry.get("experiment") in PROMISES]
+
+
+def imagined_probes(wanted: RunConfig) -> dict[str, dict[str, list[Any]]]:
+    """Made-up rows of every probe that a run asks for."""
+    random = np.random.default_rng(int(wanted.key, 16))
+    labels: dict[str, list[dict[str, Any]]] = {
+        "distributions": [{"layer": n} for n in (1, 2, 3, 4)],
+        "shift": [{"layer": n} for n in (2, 3, 4, 5, 6)],
+        "smoothness": [{}],
+        "outliers": [{"kind": k, "mode": m} for k in ("scaled", "noise", "foreign") for m in ("train", "eval")],
+    }
+    columns = {
+        "distributions": ("wasserstein", "apart", "mean", "std", "skew", "kurtosis"),
+        "shift": ("gradient", "input"), "smoothness": ("loss_range", "gradient_change", "beta"),
+        "outliers": ("output", "gradient", "update"),
+    }  # fmt: skip
+    return {
+        name: pd.DataFrame([
+            {"step": step, **label, **dict.fromkeys(columns[name], random.lognormal())}
+            for step in sorted({*range(0, wanted.steps, every), wanted.steps})
+            for label in labels[name]
+        ]).to_dict("list")
+        for name, every in wanted.probes.items()
+    }  # fmt: skip
+
+
+@functools.cache
+def runs_of_promises(experiment: str, profile: str) -> list[Run]:
+    """Made-up results of the runs that the notebook's own code asks for, search and all, with three seeds."""
+    cells = nbformat.read(find(experiment).notebook, as_version=4).cells
+    code = [c.source for c in cells if c.cell_type == "code" and not c.metadata.get("tags")]
+    names: dict[str, Any] = {**find(experiment).profile(profile), "seeds": 3}
+
+    def run(wanted: RunConfig) -> Run:
+        found = replace(imagined(replace(wanted, eval_every=-(-wanted.steps // 20))), config=wanted)
+        held = {"test": wanted.evaluated_on}
+        curves = {held.get(split, split): points for split, points in found.curves.items()}
+        final = {name.replace("test", wanted.evaluated_on): value for name, value in found.final.items()}
+        return replace(found, curves=curves, final=final, probes=imagined_probes(wanted))
+
+    with pytest.MonkeyPatch.context() as patch, TemporaryDirectory() as folder:
+        patch.setenv("NORMCORE_RESULTS", folder)
+        patch.setattr("normcore.lab.sweep.sweep", lambda configs, *_, **__: [run(c) for c in configs])
+        patch.setattr("normcore.lab.data.train_items", lambda *_: 49990)
+        for cell in code:
+            exec(cell, names)
+    return list(names["runs"])
+
+
+@pytest.mark.parametrize("profile", ["quick", "full"])
+@pytest.mark.parametrize("claim", PROMISED, ids=lambda entry: entry["id"])
+def test_the_promises_have_all_that_their_statements_ask_for(claim: dict[str, Any], profile: str) -> None:
+    """Every predicate finds its variants and their measures; what needs the source's whole protocol is left open."""
+    judged = claims._judge(claim, runs_of_promises(claim["experiment"], profile), profile)
+    assert judged.verdict in JUDGED, judged.reason
+    assert len(judged.parts) == len(claim["parts"])
+    assert len(judged.also) == len(claim.get("also", []))
+    for spec, part in zip(claim["parts"], judged.parts, strict=True):
+        if profile == "quick" and "requires" in spec:
+            assert part.verdict == INCONCLUSIVE
+            assert part.seeds is None
+            assert "the statement is about" in part.found
+        else:
+            assert part.seeds == 3, part
+            assert np.isfinite(part.effect).all()
+
+
+def test_every_statement_of_s4_names_what_judges_it() -> None:
+    own = [entry for entry in claims.read()["claims"] if entry["id"].startswith("S4-")]
+    assert all(entry.get("parts") and (entry.get("experiment") or entry.get("definition")) for entry in own)
+
+
+def test_a_part_that_needs_more_than_the_runs_are_is_left_open() -> None:
+    runs = pair(ENOUGH)
+    (part,) = entry()["parts"]
+    met, unmet = {**part, "requires": {"dataset": "digits"}}, {**part, "requires": {"steps": 7, "lr": 0.01}}
+    assert claims._judge(entry(parts=[met]), runs, "smoke").verdict == SUPPORTED
+    judged = claims._judge(entry(parts=[met, unmet]), runs, "smoke")
+    assert [p.verdict for p in judged.parts] == [SUPPORTED, INCONCLUSIVE]
+    assert judged.parts[1].found == f"these runs have steps {runs[0].config.steps}; the statement is about 7"
+    assert judged.verdict == INCONCLUSIVE
+    refuted = {**part, "predicate": "higher"}
+    assert claims._judge(entry(parts=[refuted, unmet]), runs, "smoke").verdict == REFUTED
+    assert "nan" not in judged._repr_html_()
 
 
 def benchmark(share: float) -> dict[str, Any]:

@@ -65,19 +65,24 @@ def test_the_readme_s_picture_is_of_the_published_results(monkeypatch: pytest.Mo
 # --- the page of a study ---------------------------------------------------------------------------------
 
 
-def test_a_study_shows_the_statements_of_its_document_alone(store: Path) -> None:
+def test_a_study_shows_the_statements_of_its_document_and_those_that_its_experiments_judge(store: Path) -> None:
     part = Part("it is", "loss", Interval(-0.2, -0.3, -0.1), 3, SUPPORTED)
     judged = [
         Judged("S0-01", "ord", "It is.", SUPPORTED, profile="quick", parts=(part,)),
         Judged("S0-02", "ord", "It is not.", NOT_MEASURED, profile="half"),  # whose runs could not judge it
         Judged("S0-03", "ord", "It is so.", SUPPORTED, parts=(part,)),
-        Judged("S1-01", "ord", "Elsewhere.", REFUTED, parts=(part,)),
+        Judged("S1-01", "ord", "Also here.", REFUTED, experiment="catdog-smallbatch", parts=(part,)),
+        Judged("S4-03", "ord", "Elsewhere.", REFUTED, experiment="fashion-lenet", parts=(part,)),
     ]
-    text = pages.study(judged, "S0", "catdog-")
-    assert text.splitlines()[0] == "Of its 3 statements: 2 supported, 1 not measured yet."
+    text = pages.study(judged, "catdog")
+    assert text.splitlines()[0] == (
+        "Of its 3 statements: 2 supported, 1 not measured yet. Statements of other documents that the same "
+        "experiments judge: 1."
+    )
     rows = [line for line in text.splitlines() if line.startswith("| [S")]
     assert [re.findall(r"\[(S\d-\d\d)\]\(#(\S+)\)", row) for row in rows] == [
-        [(f"S0-0{n}", f"s0-0{n}")] for n in (1, 2, 3)
+        *([(f"S0-0{n}", f"s0-0{n}")] for n in (1, 2, 3)),
+        [("S1-01", "s1-01")],
     ]
     for row, judgement in zip(rows, judged, strict=False):
         assert judgement.statement in row
@@ -93,7 +98,7 @@ def test_a_study_shows_what_its_experiments_have(store: Path) -> None:
     for config in wanted:
         results.put(run_of(config, [0.5] * 20, [0.6] * 20, every=1000))
     results.index("full", "main", ["0" * 16])  # which is not there
-    text = pages.study([], "S0", "catdog-")
+    text = pages.study([], "catdog")
     table = text[text.index("What the experiments show") :]
     rows = {line.split("]")[0].removeprefix("| ["): line for line in table.splitlines() if line.startswith("| [")}
     known = {name: e for name, e in experiments().items() if name.startswith("catdog-")}
@@ -109,8 +114,14 @@ def test_a_study_shows_what_its_experiments_have(store: Path) -> None:
 
 def test_the_page_of_the_cats_and_dogs_is_of_the_ledger_s_verdicts() -> None:
     judged = claims.judge_all()
-    text = pages.study(judged, "S0", "catdog-")
+    text = pages.study(judged, "catdog")
     own = [j for j in judged if j.source == "S0"]
     assert text.startswith(f"Of its {len(own)} statements: ")
     assert sum(int(n) for n in re.findall(r"(\d+) (?:" + "|".join(claims.VERDICTS) + ")", text.splitlines()[0])) == 26
     assert text.count("](#s0-") == 26
+
+
+def test_every_chapter_has_its_experiments_in_the_table_of_contents() -> None:
+    found = {chapter: pages._sections(chapter) for chapter in pages.CHAPTERS}
+    assert all(found.values())
+    assert set().union(*found.values()) == {e.page for e in experiments().values()}

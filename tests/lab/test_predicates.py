@@ -1,5 +1,6 @@
 """The predicates: what they compare, and the verdict that follows from its interval."""
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -318,6 +319,28 @@ def test_a_variant_is_a_normalizer_or_fields_of_a_run() -> None:
     found = lower(runs, "", "train_loss", two, eight, where=where)
     assert found.effect.mean == pytest.approx(0.1)
     assert found.measured == "train loss, num groups 2 minus num groups 8"
+
+
+def test_a_variant_can_be_named_by_options_of_its_network_and_optimizer() -> None:
+    def slow(momentum: float, noise: bool) -> dict[str, Any]:
+        return {"optimizer": "sgd", "optimizer_options": {"momentum": momentum}, "model_options": {"noise": noise}}
+
+    runs = [*flat("bn", [0.1] * 3, **slow(0.9, True)), *flat("bn", [0.2] * 3, **slow(0.9, False)),
+            *flat("bn", [0.4] * 3, **slow(0.0, False))]  # fmt: skip
+    found = lower(runs, "", "train_loss", {"noise": True}, {"noise": False}, where={"norm": "bn", "momentum": 0.9})
+    assert found.effect.mean == pytest.approx(-0.1)
+    assert found.measured == "train loss, noise: yes minus noise: no"
+    assert between(runs, "", "train_loss", {"norm": "bn", "momentum": 0.0}).effect.mean == pytest.approx(0.4)
+
+
+def test_a_measure_of_a_probe_is_said_in_words() -> None:
+    runs = [
+        dataclasses.replace(run, probes={"smoothness": {"step": [0, 1], "loss_range": [1.0, 3.0], "layer": [1, 2]}})
+        for run in flat("bn", [0.1] * 3)
+    ]
+    assert between(runs, "", "smoothness.loss_range", "bn").measured == "smoothness: loss range of bn"
+    one = between(runs, "", "smoothness.loss_range[layer=2]", "bn")
+    assert (one.measured, one.effect.mean) == ("smoothness: loss range (layer 2) of bn", 3.0)
 
 
 @pytest.mark.parametrize(
