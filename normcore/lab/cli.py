@@ -160,10 +160,11 @@ def results(
     as_csv: AsCsv = False,
     as_json: AsJson = False,
 ) -> None:
-    """One row a run of an experiment: configuration, final metrics, time, device."""
+    """One row a run of an experiment: configuration, final metrics, time, device. Without --csv or --json only what is
+    most often asked for, and what differs between runs of a normalizer."""
     from .errors import unknown
     from .experiments import CUSTOM, PROFILES, PUBLISHED, find
-    from .runs import Store, table
+    from .runs import Store, differences, table
 
     experiment = find(name)
     profile = experiment.published() if profile == PUBLISHED else profile
@@ -186,7 +187,11 @@ def results(
     else:
         short = ["norm", "optimizer", "lr", "batch_size", "seed", "status", "seconds"]
         metrics = [c for c in rows.columns if c.endswith(("_loss", "_accuracy"))]
-        _show(rows[[*short[:5], *metrics, *short[5:]]].to_dict("records") if found else [])  # type: ignore[arg-type]
+        metrics = [c for c in metrics if not c.startswith("batch_")]
+        differing = differences(found).drop(columns=short, errors="ignore")
+        rows[list(differing)] = differing
+        shown = [*short[:4], *differing, short[4], *metrics, *short[5:]]
+        _show(rows[shown].to_dict("records") if found else [])  # type: ignore[arg-type]
 
 
 @app.command()

@@ -149,7 +149,7 @@ def draw_ridges(frame: pd.DataFrame, *, title: str = "", by: str = "variant") ->
         axes.set_yticks(range(len(names)), [looks[str(name)].label for name in names])
         axes.tick_params(axis="y", length=0)
         axes.set(xlim=(-4, 4), ylim=(-0.2, len(names) - 1 + 1.6 * _RIDGE), xlabel="value", title=title)
-        axes.spines["left"].set_visible(False)
+        axes.spines["left"].set_color("none")
     return figure
 
 

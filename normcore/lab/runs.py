@@ -284,9 +284,19 @@ def table(runs: Iterable[Run]) -> pd.DataFrame:
 
 
 def setting(config: RunConfig) -> dict[str, Any]:
-    """The fields of the run, and the options of its network, that are one value each."""
-    fields = {**dataclasses.asdict(config), **config.model_options}
+    """The fields of the run, and the options of its normalizer, network and optimizer, that are one value each."""
+    options = config.norm_options | config.model_options | config.optimizer_options
+    fields = {**dataclasses.asdict(config), **options}
     return {k: v for k, v in fields.items() if not isinstance(v, dict)}
+
+
+def differences(runs: Sequence[Run]) -> pd.DataFrame:
+    """One row a run: the settings that differ between runs of the same normalizer."""
+    settings = pd.DataFrame([setting(run.config) for run in runs])
+    if settings.empty:
+        return settings
+    counts = settings.groupby(settings["norm"].rename("by")).nunique(dropna=False).max()
+    return settings[[name for name in settings if counts[name] > 1]]
 
 
 def probed(runs: Sequence[Run], probe: str) -> pd.DataFrame:

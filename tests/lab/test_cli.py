@@ -93,10 +93,32 @@ def test_results_are_one_row_a_run(monkeypatch: pytest.MonkeyPatch, capsys: pyte
     assert [r["key"] for r in json.loads(out)] == [r.key for r in runs]
     code, out, _ = call(monkeypatch, capsys, "results", "fashion-lenet")
     assert out.count("finished") == 4
+    assert "outliers" not in out
     code, _, err = call(monkeypatch, capsys, "results", "fashion-lenet", "--stage", "serch")
     assert (code, err) == (2, "unknown stage 'serch': known are main.\n")
     code, _, err = call(monkeypatch, capsys, "results", "fashion-lenet", "--profile", "full")
     assert (code, "has no results of profile full" in err) == (1, True)
+
+
+def test_results_show_what_differs_between_runs_of_a_normalizer(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = Store("outliers")
+    runs = [
+        made_up(norm, 0, [1.0], [0.5], outliers=share, model_options={"linear_norm": norm == "bn"})
+        for norm in ("none", "bn")
+        for share in (0.0, 0.25)
+    ]
+    for run in runs:
+        results.put(run)
+    results.index("quick", "main", [r.key for r in runs])
+    monkeypatch.setenv("COLUMNS", "200")
+    code, out, _ = call(monkeypatch, capsys, "results", "outliers")
+    header, *lines = out.splitlines()
+    assert code == 0
+    assert header.split()[:6] == ["norm", "optimizer", "lr", "batch_size", "outliers", "seed"]
+    assert [line.split()[4] for line in lines if line.strip()] == ["0", "0.25"] * 2
+    assert "linear_norm" not in header, "it follows from the normalizer"
 
 
 def test_claims_are_all_listed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
