@@ -186,12 +186,10 @@ def results(
         print(json.dumps([{"profile": profile, **r.to_json()} for r in found], indent=1))
     else:
         short = ["norm", "optimizer", "lr", "batch_size", "seed", "status", "seconds"]
-        metrics = [c for c in rows.columns if c.endswith(("_loss", "_accuracy"))]
-        metrics = [c for c in metrics if not c.startswith("batch_")]
+        last = [c for c in rows.columns if c.endswith(("_loss", "_accuracy")) and not c.startswith("batch_")]
         differing = differences(found).drop(columns=short, errors="ignore")
-        rows[list(differing)] = differing
-        shown = [*short[:4], *differing, short[4], *metrics, *short[5:]]
-        _show(rows[shown].to_dict("records") if found else [])  # type: ignore[arg-type]
+        shown = [*short[:4], *differing.columns, short[4], *last, *short[5:]]
+        _show(rows.assign(**differing)[shown].to_dict("records") if found else [])  # type: ignore[arg-type]
 
 
 @app.command()

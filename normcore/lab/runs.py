@@ -296,7 +296,7 @@ def differences(runs: Sequence[Run]) -> pd.DataFrame:
     if settings.empty:
         return settings
     counts = settings.groupby(settings["norm"].rename("by")).nunique(dropna=False).max()
-    return settings[[name for name in settings if counts[name] > 1]]
+    return settings.loc[:, counts > 1]
 
 
 def probed(runs: Sequence[Run], probe: str) -> pd.DataFrame:

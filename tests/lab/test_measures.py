@@ -1,10 +1,13 @@
 """What is read off a run, against its definition on curves made by hand."""
 
+import dataclasses
 import math
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,7 +16,7 @@ from numpy.typing import NDArray
 from normcore.lab import catdog, measures
 from normcore.lab.errors import UsageError
 from normcore.lab.experiments import find
-from normcore.lab.measures import MEASURES, curve, jitter, measure, measured, value, window
+from normcore.lab.measures import MEASURES, basins, curve, jitter, measure, measured, value, window
 from normcore.lab.runs import Run, RunConfig
 
 from .helpers import config, made_up, run_of
@@ -350,3 +353,176 @@ def test_the_tables_tell_numbers_of_groups_apart() -> None:
     for frame in catdog.tables(runs):
         assert set(frame["num_groups"]) == {2, 4}
         assert set(frame["variant"]) == {"gn"}
+
+
+# --- of the training loss, and of the fields of a run ----------------------------------------------------
+
+
+def test_the_jitter_of_the_training_loss_is_of_its_curve_in_its_window() -> None:
+    loss = np.random.default_rng(1).random(20)
+    whole = made_up("bn", 0, loss.tolist(), [0.5] * 20)
+    assert value(whole, "train_jitter") == pytest.approx(by_hand(loss))
+    assert value(whole, "train_jitter", window(whole, of_run=(0.5, 1))) == pytest.approx(by_hand(loss[10:]))
+    assert value(whole, "jitter") == pytest.approx(0, abs=1e-12)
+    assert value(run([0.5] * 6), "train_jitter") is None
+    assert measured([whole])["train_jitter"].tolist() == pytest.approx([by_hand(loss)])
+
+
+def test_a_table_of_runs_has_the_fields_of_the_run_and_the_options_of_its_network() -> None:
+    runs = [
+        made_up("bn", 0, [1.0] * 2, [0.5] * 2, model_options={"activation": a, "norm_first": f}, outliers=0.5)
+        for a, f in (("relu", True), ("tanh", False))
+    ]
+    rows = measured([*runs, made_up("gn", 1, [1.0] * 2, [0.5] * 2)])
+    assert rows["activation"].tolist()[:2] == ["relu", "tanh"]
+    assert rows["norm_first"].tolist()[:2] == [True, False]
+    assert rows[["activation", "norm_first"]].iloc[2].isna().all()
+    assert rows["outliers"].tolist() == [0.5, 0.5, 0.0]
+    assert rows["steps"].tolist() == [20] * 3
+    assert not {"model_options", "norm_options", "probes"} & set(rows)
+
+
+# --- probes ----------------------------------------------------------------------------------------------
+
+
+def with_probes(steps: list[int], of: int = 40, **columns: list[Any]) -> Run:
+    """A run of so many steps with a probe ``p``, a row at each of these."""
+    return dataclasses.replace(run([0.5] * (of // 10)), probes={"p": {"step": steps, **columns}})
+
+
+def test_a_probe_s_column_is_the_median_of_its_rows() -> None:
+    whole = with_probes([0, 10, 20, 30, 40], beta=[5.0, 1.0, 2.0, 9.0, 4.0])
+    assert value(whole, "p.beta") == 4  # from the start to the end
+    assert value(whole, "p.beta", window(whole, of_run=(0.6, 1))) == 6.5
+    assert value(whole, "p.beta", window(whole, of_run=(0.1, 0.4))) == 1
+    assert value(whole, "p.beta", window(whole, epochs=(-1.5, 0))) == 6.5
+    assert value(whole, "p.beta", window(whole, of_run=(0.6, 0.7))) is None
+    assert measure([whole], "p.beta", of_run=(0.6, 1))["value"].tolist() == [6.5]
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.integers(-99, 99), min_size=1, max_size=20))
+def test_the_median_of_a_probe_is_numpy_s(values: list[int]) -> None:
+    steps = [2 * i for i in range(len(values))]
+    assert value(with_probes(steps, beta=[v / 4 for v in values]), "p.beta") == np.median(values) / 4
+
+
+def test_a_window_s_end_is_in_it_however_it_is_rounded() -> None:
+    """As of a curve: a share of the run by its steps is seldom exact."""
+    for points in range(2, 41):
+        steps = [550 * i for i in range(points + 1)]
+        whole = dataclasses.replace(run([0.5] * points, every=550), probes={"p": {"step": steps, "at": steps}})
+        for cut in range(1, points + 1):
+            found = value(whole, "p.at", window(whole, of_run=(0.5 / points, cut / points)))
+            assert found == np.median(steps[1 : cut + 1]), (cut, points)
+
+
+def test_rows_are_chosen_by_what_stands_in_other_columns() -> None:
+    whole = with_probes(
+        [0, 0, 0, 40, 40, 40], layer=[2, 3, 12, 2, 3, 12], mode=["train", "eval", "train"] * 2,
+        shift=[1.0, 2.0, 3.0, 5.0, 7.0, 11.0],
+    )  # fmt: skip
+    expected = {
+        "p.shift": 4, "p.shift[layer=2]": 3, "p.shift[layer=12]": 7, "p.shift[mode=train]": 4,
+        "p.shift[mode=eval]": 4.5, "p.shift[layer=3,mode=eval]": 4.5, "p.shift[layer=3,mode=train]": None,
+        "p.shift[step=40]": 7, "p.shift[layer=1]": None, "p.shift[mode=eva]": None,
+    }  # fmt: skip
+    assert {metric: value(whole, metric) for metric in expected} == expected
+    assert value(whole, "p.shift[layer=2]", window(whole, of_run=(0.5, 1))) == 5
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([None, 1.0, 2.0], 2),
+        ([None, None, 1.0], None),
+        ([None, 1.0], None),
+        ([None], None),
+        ([3.0, 1.0, 2.0, None], 2.5),
+    ],
+)
+def test_what_is_not_finite_counts_as_infinitely_large(values: list[float | None], expected: float | None) -> None:
+    whole = with_probes(list(range(len(values))), beta=values)
+    assert value(whole, "p.beta") == expected
+    assert measure([whole], "p.beta")["value"].tolist() == ([] if expected is None else [expected])
+
+
+def test_a_run_without_the_probe_has_not_the_measure() -> None:
+    assert value(run([0.5] * 4), "smoothness.beta") is None
+    assert value(dataclasses.replace(run([0.5] * 4), probes={"p": {}}), "p.beta") is None
+    assert value(with_probes([0], beta=[1.0]), "shift.gradient[layer=2]") is None
+    assert measure([run([0.5] * 4), with_probes([0], beta=[1.0])], "p.beta")["value"].tolist() == [1]
+
+
+@pytest.mark.parametrize(
+    ("metric", "message"),
+    [
+        ("p.betta", r"p\.betta: the probe p has no betta"),
+        ("p.beta[layr=2]", "the probe p has no layr"),
+        ("p.betta[layer=2,kind=x]", "the probe p has no betta, kind"),
+        ("p.beta[layer]", r"p\.beta\[layer\]"),
+        ("p.beta[layer=2", "unknown measure"),
+        ("p.", "unknown measure"),
+        (".beta", "unknown measure"),
+    ],
+)
+def test_a_probe_s_measure_that_is_none_is_refused(metric: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        value(with_probes([0], layer=[2], beta=[1.0]), metric)
+
+
+def test_a_table_of_runs_can_have_measures_of_probes_too() -> None:
+    runs = [with_probes([0, 20], beta=[1.0, 4.0], layer=[1, 2]), run([0.5] * 4)]
+    rows = measured(runs, also={"roughness": "p.beta", "of 2": "p.beta[layer=2]"})
+    assert rows["roughness"].tolist()[0] == 2.5  # over the whole run
+    assert rows["of 2"].tolist()[0] == 4
+    assert rows[["roughness", "of 2"]].iloc[1].isna().all()
+    assert set(measured(runs)) == set(rows) - {"roughness", "of 2"}
+
+
+# --- the rates that train --------------------------------------------------------------------------------
+
+
+def rates(losses: Sequence[float | None], variant: str = "bn", seed: int = 0) -> pd.DataFrame:
+    """A row a rate, 0.001, 0.01, ...; what has no loss diverged."""
+    return pd.DataFrame([
+        {"variant": variant, "seed": seed, "lr": 10.0 ** (i - 3), "loss": 0.1 if loss is None else loss,
+         "status": "diverged" if loss is None else "finished"}
+        for i, loss in enumerate(losses)
+    ])  # fmt: skip
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.sampled_from([0.2, 0.4, 0.9, 1.0, math.nan, None]), min_size=1, max_size=8), st.integers(0, 99))
+def test_the_basin_is_the_longest_stretch_of_rates_that_train(losses: list[float | None], seed: int) -> None:
+    trains = [loss is not None and loss < 0.9 for loss in losses]
+    stretches = [
+        (b - a, -a) for a in range(len(losses)) for b in range(a + 1, len(losses) + 1) if all(trains[a:b])
+    ]  # the first of the longest
+    (found,) = basins(rates(losses).sample(frac=1, random_state=seed), "loss", 0.9).to_dict("records")
+    if not stretches:
+        assert (found["decades"], math.isnan(found["low"]), math.isnan(found["high"])) == (0, True, True)
+        return
+    length, start = max(stretches)
+    ends = 10.0 ** (-start - 3), 10.0 ** (-start - 3 + length - 1)
+    assert (found["low"], found["high"]) == pytest.approx(ends)
+    assert found["decades"] == pytest.approx(length - 1)
+
+
+def test_each_seed_of_each_variant_has_a_basin_of_its_own() -> None:
+    table = pd.concat([
+        rates([0.1, 0.2, 2.0, 0.1]), rates([0.1, 0.2, 0.3, 2.0], seed=1), rates([2.0, None], "none"),
+        rates([2.0, 0.5, None, 0.2], "none", seed=1),
+    ])  # fmt: skip
+    found = basins(table, "loss", 1.0)
+    assert list(found) == ["variant", "seed", "low", "high", "decades"]
+    assert found[["variant", "seed"]].to_numpy().tolist() == [["bn", 0], ["bn", 1], ["none", 0], ["none", 1]]
+    assert found["decades"].tolist() == pytest.approx([1, 2, 0, 0])
+    assert found["high"].tolist()[:2] == pytest.approx([0.01, 0.1])
+    assert found["low"].tolist()[3] == pytest.approx(0.01)  # the lower of two as short
+    other = basins(table.rename(columns={"variant": "norm"}), "loss", 1.0, by="norm")
+    assert other["norm"].tolist() == ["bn", "bn", "none", "none"]
+
+
+def test_the_bound_of_a_basin_is_outside() -> None:
+    assert basins(rates([1.0, 0.999]), "loss", 1.0)["low"].tolist() == pytest.approx([0.01])

@@ -12,7 +12,19 @@ from hypothesis import strategies as st
 from normcore.lab import data, paths
 from normcore.lab.errors import UsageError
 from normcore.lab.files import replacing, write_json
-from normcore.lab.runs import Run, RunConfig, Store, curves, epochs, grid, measured_on, table
+from normcore.lab.predicates import Lacking, select
+from normcore.lab.runs import (
+    Run,
+    RunConfig,
+    Store,
+    curves,
+    epochs,
+    grid,
+    measured_on,
+    probed,
+    setting,
+    table,
+)
 from normcore.lab.sweep import Study
 
 from .helpers import config, made_up
@@ -66,6 +78,14 @@ def test_a_field_at_its_default_does_not_enter_the_key() -> None:
         ({"norm_options": [1]}, "norm_options must be of type dict"),
         ({"image_size": 0}, "image_size must be at least 1, got 0"),
         ({"colours": 3}, "colours must be of type str, got 3"),
+        ({"outliers": -0.1}, "outliers must be a share from 0 to 1, got -0.1"),
+        ({"outliers": 1.5}, "outliers must be a share from 0 to 1, got 1.5"),
+        ({"outliers": float("nan")}, "outliers must be a share from 0 to 1, got nan"),
+        ({"outliers": True}, "outliers must be of type float, got True"),
+        ({"outliers": 0.1, "outlier_kind": "foreign"}, "outlier_kind='foreign' needs the name of another data set"),
+        ({"foreign": None}, "foreign must be of type str, got None"),
+        ({"probes": ["shift"]}, "probes must be of type dict"),
+        ({"probes": {"shift": 0}}, "probes must say every how many steps, at least 1, got shift: 0"),
     ],
 )
 def test_bad_values_are_refused(changes: dict[str, Any], message: str) -> None:
@@ -81,6 +101,9 @@ def test_bad_values_are_refused(changes: dict[str, Any], message: str) -> None:
         ({"model": "lenet"}, "unknown model 'lenet': did you mean lenet5"),
         ({"optimizer": "adan"}, "unknown optimizer 'adan': did you mean adam"),
         ({"colours": "gray"}, "unknown colours 'gray': did you mean grey"),
+        ({"outlier_kind": "noisy"}, "unknown outlier_kind 'noisy': did you mean noise"),
+        ({"foreign": "shape"}, "unknown data set 'shape': did you mean shapes"),
+        ({"probes": {"shft": 1}}, "unknown probe 'shft': did you mean shift"),
     ],
 )
 def test_unknown_names_are_refused_before_a_run_and_yet_readable(
@@ -239,3 +262,106 @@ def test_what_runs_were_measured_with_is_said_in_words() -> None:
 def test_a_run_is_plain_json() -> None:
     run = made_up("bn", 3, [1.0], [0.5])
     assert Run.from_json(json.loads(json.dumps(run.to_json()))) == run
+
+
+# --- options of the network, outliers and probes ---------------------------------------------------------
+
+
+def test_a_share_of_outliers_is_one_number_however_it_is_written() -> None:
+    assert config(outliers=1).key == config(outliers=1.0).key
+    assert config(outliers=0, outlier_kind="foreign").foreign == ""  # none are needed
+    assert config(outliers=1, outlier_kind="foreign", foreign="shapes").outliers == 1.0
+
+
+def test_a_setting_is_one_value_a_field_with_the_options_of_the_network() -> None:
+    wanted = config(
+        model_options={"activation": "tanh", "norm_first": False}, norm_options={"momentum": 0.2}, probes={"shift": 3},
+        outliers=0.1,
+    )  # fmt: skip
+    found = setting(wanted)
+    fields = {f.name for f in dataclasses.fields(RunConfig)}
+    assert set(found) == fields - {"norm_options", "optimizer_options", "model_options", "probes"} | {
+        "activation", "norm_first"
+    }  # fmt: skip
+    assert (found["activation"], found["norm_first"], found["outliers"], found["norm"]) == ("tanh", False, 0.1, "bn")
+    assert "activation" not in setting(config())
+
+
+def with_probes(norm: str, seed: int, rows: dict[str, dict[str, list[Any]]], **changes: Any) -> Run:
+    return dataclasses.replace(made_up(norm, seed, [1.0], [0.5], **changes), probes=rows)
+
+
+def test_the_rows_of_a_probe_stand_beside_the_setting_of_their_run() -> None:
+    runs = [
+        with_probes("bn", 0, {"shift": {"step": [0, 0, 9], "layer": [2, 3, 2], "gradient": [0.1, None, 0.3]},
+                              "smoothness": {"step": [0], "beta": [5.0]}}, model_options={"norm_first": True}),
+        with_probes("gn", 1, {"shift": {"step": [0], "layer": [2], "gradient": [0.5]}}),
+        made_up("ln", 2, [1.0], [0.5]),
+    ]  # fmt: skip
+    found = probed(runs, "shift")
+    assert found[["norm", "seed", "step", "layer"]].to_numpy().tolist() == [
+        ["bn", 0, 0, 2], ["bn", 0, 0, 3], ["bn", 0, 9, 2], ["gn", 1, 0, 2],
+    ]  # fmt: skip
+    assert found["gradient"].isna().tolist() == [False, True, False, False]
+    assert found["gradient"].dropna().tolist() == [0.1, 0.3, 0.5]
+    assert found["key"].tolist() == [runs[0].key] * 3 + [runs[1].key]
+    assert set(found["split"]) == {"shift"}
+    assert found["norm_first"].tolist()[:3] == [True] * 3
+    assert found.index.tolist() == [0, 1, 2, 3]
+    assert probed(runs, "smoothness")["beta"].tolist() == [5.0]
+    assert probed(runs, "outliers").empty
+    assert probed([], "shift").empty
+
+
+def test_a_probe_that_gave_no_row_has_none_beside_those_of_other_runs() -> None:
+    """Such as the distributions in a network without named layers."""
+    empty = with_probes("bn", 0, {"distributions": {}})
+    assert probed([empty], "distributions").empty
+    other = with_probes("gn", 1, {"distributions": {"step": [0], "mean": [0.5]}})
+    assert probed([empty, other], "distributions")[["norm", "mean"]].to_numpy().tolist() == [["gn", 0.5]]
+
+
+def test_a_list_in_a_row_of_a_probe_stays_one() -> None:
+    (row,) = probed([with_probes("bn", 0, {"distributions": {"step": [0], "histogram": [[1, 2]]}})], "distributions")[
+        "histogram"
+    ]
+    assert row == [1, 2]
+
+
+def test_a_run_with_probes_is_plain_json_and_one_without_can_be_read(store: Path) -> None:
+    run = with_probes("bn", 0, {"shift": {"step": [0], "gradient": [None]}}, probes={"shift": 1})
+    Store("trial").put(run)
+    assert Store("trial").get(run.key) == run
+    old = made_up("bn", 0, [1.0], [0.5])
+    record = old.to_json()
+    del record["probes"]
+    for name in ("outliers", "outlier_kind", "foreign", "probes"):
+        del record["config"][name]
+    assert Run.from_json(record) == old
+
+
+def test_curves_and_tables_have_the_options_of_the_network() -> None:
+    runs = [made_up("bn", 0, [1.0, 0.5], [0.5, 0.8], model_options={"norm_first": first}) for first in (True, False)]
+    assert curves(runs).groupby("norm_first").size().to_dict() == {True: 4, False: 4}
+    assert table(runs)["probes"].tolist() == ["{}", "{}"]
+
+
+def test_runs_are_selected_by_the_options_of_their_network_and_of_their_normalizer() -> None:
+    runs = [
+        made_up(
+            "bn", seed, [1.0], [0.5], model_options={"activation": a, "norm_first": f}, norm_options={"momentum": m}
+        )
+        for seed, (a, f, m) in enumerate([("relu", True, 0.1), ("relu", False, 0.1), ("tanh", False, 0.2)])
+    ]
+    found = {
+        name: [run.config.seed for run in select(runs, variant, where)]
+        for name, variant, where in (
+            ("relu", "bn", {"activation": "relu"}),
+            ("behind", {"norm": "bn", "norm_first": False}, {"activation": "relu"}),
+            ("momentum", {"norm": "bn", "momentum": 0.2}, {"norm_first": False}),
+            ("lr", {"norm_first": False}, {"lr": 0.01}),
+        )
+    }
+    assert found == {"relu": [0, 1], "behind": [1], "momentum": [2], "lr": [1, 2]}
+    with pytest.raises(Lacking):
+        select(runs, {"norm": "bn", "norm_first": True}, {"activation": "tanh"})

@@ -3,7 +3,7 @@
 import math
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -285,3 +285,93 @@ def test_on_a_gpu_a_replayed_step_trains_as_the_step_does(norm: str, monkeypatch
     monkeypatch.setattr(Replayed, "WARM_UP", 10**9)
     plain = train(config(norm=norm, steps=12, log_every=3), cuda)
     assert replayed.curves["train"]["loss"] == pytest.approx(plain.curves["train"]["loss"], rel=1e-3)
+
+
+# --- outliers --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["scaled", "noise", "foreign"])
+def test_training_with_outliers_is_another_and_repeats_itself_to_the_bit(kind: str) -> None:
+    spoiled = {"outliers": 0.3, "outlier_kind": kind, "foreign": "digits"}
+    first, clean = train(config(**spoiled), CPU), train(config(), CPU)
+    assert first.curves == train(config(**spoiled), CPU).curves
+    for split in ("train", "test"):
+        assert first.curves[split]["loss"] != clean.curves[split]["loss"]
+    more = train(config(**{**spoiled, "outliers": 0.6}), CPU)
+    assert more.curves["train"]["loss"] != first.curves["train"]["loss"]
+    assert train(config(foreign="digits"), CPU).curves == clean.curves  # named, and of no use
+
+
+@pytest.mark.parametrize("validation", [0, 300])
+@pytest.mark.parametrize("kind", ["scaled", "noise"])
+def test_evaluation_is_on_images_without_outliers(kind: str, validation: int) -> None:
+    """On the test set or on the held-out images, by a network that has hardly moved."""
+    common = {"norm": "none", "lr": 1e-12, "validation": validation}
+    clean, spoiled = (train(config(**common, outliers=share, outlier_kind=kind), CPU) for share in (0.0, 1.0))
+    split = clean.config.evaluated_on
+    assert spoiled.final[f"{split}_loss"] == pytest.approx(clean.final[f"{split}_loss"], abs=1e-5)
+    assert spoiled.final["train_loss"] != pytest.approx(clean.final["train_loss"], abs=1e-3)
+
+
+def test_the_same_images_are_outliers_for_every_seed_and_in_every_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[int, set[bool]] = {}
+    own = training.Outliers.__call__
+
+    def noted(self: training.Outliers, x: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+        made = own(self, x, index)
+        for i, a, b in zip(index.tolist(), x, made, strict=True):
+            seen.setdefault(i, set()).add(torch.equal(a, b))
+        return made
+
+    monkeypatch.setattr(training.Outliers, "__call__", noted)
+    for seed in (0, 1):
+        train(config(outliers=0.25, seed=seed, batch_size=479, steps=6, log_every=6), CPU)
+    assert len(seen) == 1437
+    assert all(len(found) == 1 for found in seen.values())
+    assert sum(found == {False} for found in seen.values()) / 1437 == pytest.approx(0.25, abs=0.06)
+
+
+def test_foreign_images_have_the_channels_of_the_set_and_their_own_mean_and_deviation() -> None:
+    grey, coloured = data.load("digits", 14), data.load("shapes", 14)
+    found = training.foreign_images(config(foreign="shapes"), grey, CPU)
+    assert found.shape == (512, 1, 14, 14)
+    pixels = torch.tensor(coloured.train.images[:512] / 255.0)
+    standardized = (pixels - torch.tensor(coloured.mean)) / torch.tensor(coloured.std)
+    torch.testing.assert_close(found[:, 0], standardized.mean(-1).float(), rtol=1e-4, atol=1e-4)
+    into_colour = training.foreign_images(config(dataset="shapes", foreign="digits"), coloured, CPU)
+    assert into_colour.shape == (512, 3, 14, 14)
+    expected = training.foreign_images(config(foreign="digits"), grey, CPU)
+    assert torch.equal(into_colour, expected.expand(-1, 3, -1, -1))
+    torch.testing.assert_close(expected, Images(grey.train, grey, CPU).batch(torch.arange(512))[0])
+    assert into_colour.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_without_another_set_there_are_no_foreign_images() -> None:
+    assert training.foreign_images(config(), data.load("digits", 14), CPU).numel() == 0
+
+
+def test_images_of_another_set_take_the_places_of_the_chosen_ones() -> None:
+    """Those that have their numbers, in turn."""
+    dataset = data.load("digits", 14)
+    foreign = training.foreign_images(config(foreign="digits"), dataset, CPU).flip(0)
+    images = Images(dataset.train, dataset, CPU)
+    index = torch.arange(400, 700)
+    clean, labels = images.batch(index)
+    images.outliers = training.Outliers.draw(len(images), 0.5, "foreign", foreign)
+    found, same_labels = images.batch(index)
+    chosen = images.outliers.chosen[index]
+    assert torch.equal(same_labels, labels)
+    assert torch.equal(found[~chosen], clean[~chosen])
+    assert torch.equal(found[chosen], foreign[index % 512][chosen])
+    assert 0 < chosen.sum() < 300
+
+
+@pytest.mark.parametrize("norm", ["bn", "vbn"])
+def test_a_resumed_run_has_the_noise_of_one_that_never_stopped(tmp_path: Path, norm: str) -> None:
+    """In its batches, and in the reference batch of virtual batch normalization."""
+    wanted = config(norm=norm, steps=8, outliers=0.5, outlier_kind="noise")
+    whole, checkpoint, run = train(wanted, CPU), tmp_path / "run.pt", None
+    while run is None:
+        with suppress(OutOfTime):
+            run = train(wanted, CPU, deadline=-math.inf, checkpoint=checkpoint)
+    assert run.curves == whole.curves
