@@ -22,7 +22,7 @@ def summary(values: Tensor) -> dict[str, Any]:
         minus 3, both 0 for a normal distribution; ``wasserstein``, see :func:`distance_to_normal`; ``histogram``, the
         share of the values in each of ``BINS`` bins from -``REACH`` to ``REACH``, in hundredths of a percent.
     """
-    x = values.detach().flatten().float()
+    x = values.detach().flatten().double()
     mean, std = x.mean(), x.std(correction=0)
     z = (x - mean) / std.clamp_min(1e-12)
     counts = torch.histc(x, BINS, -REACH, REACH) / x.numel()

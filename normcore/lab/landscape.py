@@ -4,6 +4,7 @@ updates of those before them, and how smooth the surface of its loss is (Santurk
 import copy
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -52,7 +53,8 @@ def covariate_shift(
     .. math:: G_i = \nabla_{W_i} L(W_1, \dots, W_k), \qquad
               G'_i = \nabla_{W_i} L(W'_1, \dots, W'_{i-1}, W_i, \dots, W_k):
 
-    what differs is that the layers before it have moved.
+    what differs is that the layers before it have moved. What a network draws at random is drawn anew each time, as
+    from step to step.
 
     Args:
         before, after: the network before the step and after it; both are left as they are.
@@ -86,7 +88,7 @@ def _seen(forward: Forward, model: nn.Module, x: Tensor, y: Tensor, layer: int) 
     inputs: list[Tensor] = []
     module.register_forward_pre_hook(lambda _, arguments: inputs.append(arguments[0].detach()))
     _, found = gradient(forward, model, x, y, parameters)
-    return found, inputs[0]
+    return found, inputs[-1]
 
 
 def smoothness(
@@ -109,7 +111,7 @@ def smoothness(
     def surface() -> tuple[float, Tensor]:
         with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
             torch.manual_seed(0)  # one surface: whatever the network draws at random it draws again
-            return gradient(forward, model, x, y)
+            return gradient(forward, copy.deepcopy(model), x, y)  # nor do its statistics move
 
     loss, start = surface()
     length, own = start.norm().item(), list(model.parameters())
@@ -125,6 +127,6 @@ def smoothness(
         changes.append((found - start).norm().item())
         betas.append(changes[-1] / max(eta * length, 1e-20))
     return {
-        "loss": loss, "loss_range": max(losses) - min(losses), "gradient_norm": length,
-        "gradient_change": max(changes), "beta": max(betas),
+        "loss": loss, "loss_range": float(np.ptp(losses)), "gradient_norm": length,
+        "gradient_change": float(np.max(changes)), "beta": float(np.max(betas)),
     }  # fmt: skip

@@ -141,14 +141,17 @@ def _of_probe(run: Run, metric: str, window: Window) -> float | None:
     columns = run.probes.get(found["probe"])
     if not columns:
         return None
-    wanted = dict(pair.split("=") for pair in (found["where"] or "").split(",") if pair)
+    pairs = [pair.partition("=") for pair in (found["where"] or "").split(",") if pair]
+    if not all(is_ for _, is_, _ in pairs):
+        raise UsageError(f"{metric}: in brackets stand conditions such as layer=2")
+    wanted = {column: value for column, _, value in pairs}
     missing = {found["column"], *wanted} - columns.keys()
     if missing:
         raise UsageError(f"{metric}: the probe {found['probe']} has no {', '.join(sorted(missing))}")
     rows = [
         math.inf if value is None else float(value)
         for i, (step, value) in enumerate(zip(columns["step"], columns[found["column"]], strict=True))
-        if window[0] <= step <= window[1] and all(str(columns[k][i]) == v for k, v in wanted.items())
+        if window[0] - 1e-9 <= step <= window[1] + 1e-9 and all(str(columns[k][i]) == v for k, v in wanted.items())
     ]
     middle = float(np.median(rows)) if rows else math.inf
     return middle if math.isfinite(middle) else None

@@ -132,9 +132,9 @@ def alexnet(
         width: multiplies the numbers of channels, 64, 192, 384, 256 and 256, and of hidden units, 4096.
         dropout: share of the inputs of each hidden linear layer that is dropped in training; the paper has 0.5.
     """
-    side = image_size // 16
+    side = (image_size + 1) // 2 // 8
     if side < 1:
-        raise UsageError(f"alexnet needs images of at least 16 pixels, got image_size={image_size}")
+        raise UsageError(f"alexnet needs images of at least 15 pixels, got image_size={image_size}")
     if not (width > 0 and 0 <= dropout < 1):
         raise UsageError(f"alexnet needs width > 0 and 0 <= dropout < 1, got width={width} and dropout={dropout}")
     layers: list[nn.Module] = []

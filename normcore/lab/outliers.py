@@ -1,7 +1,9 @@
 """Outlying images: what they are, training with a share of them, and what one of them does to its batch."""
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -73,9 +75,14 @@ def influence(
     x_after = torch.cat([outlying(x[:1], kind, foreign[:1]), x[1:]])
     rows: list[dict[str, float | str]] = []
     for mode in ("train", "eval"):
-        own = copy.deepcopy(model).train(mode == "train")
-        before, after = (_others(forward, own, images, y) for images in (x, x_after))
-        update = [gradient(forward, own, images, y)[1] for images in (x, x_after)]
+
+        def look(of: Callable[..., Any], images: Tensor, mode: str = mode) -> Any:
+            with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
+                torch.manual_seed(0)
+                return of(forward, copy.deepcopy(model).train(mode == "train"), images, y)
+
+        before, after = (look(_others, images) for images in (x, x_after))
+        update = [look(gradient, images)[1] for images in (x, x_after)]
         changes = [_change(v, w) for v, w in (*zip(before, after, strict=True), tuple(update))]
         rows.append({"mode": mode, **dict(zip(("output", "gradient", "update"), changes, strict=True))})
     return rows

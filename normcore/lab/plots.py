@@ -109,7 +109,7 @@ def draw_heat(
         top: where the colours end; numbers above it have the last.
     """
     order = list(dict.fromkeys(table[by]))
-    diverged = (table["status"] != "finished").groupby([table[by], table[x]]).any().unstack().loc[order]
+    diverged = (table["status"] != "finished").groupby([table[by], table[x]]).any().unstack(fill_value=False).loc[order]
     means = table.groupby([by, x])[metric].mean().unstack().loc[order].mask(diverged)
     looks = styles(by, order)
     with panel(7.6, 1.1 + 0.3 * len(order)) as (figure, axes):

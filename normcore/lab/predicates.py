@@ -109,7 +109,7 @@ def _plainly(value: Any) -> str:
 
 def _field(run: Run, field: str) -> Any:
     """Of a field of the run, or of an option of its normalizer, its network or its optimizer."""
-    for options in (run.config.norm_options, run.config.model_options, run.config.optimizer_options):
+    for options in (run.config.optimizer_options, run.config.model_options, run.config.norm_options):
         if field in options:
             return options[field]
     return getattr(run.config, field)

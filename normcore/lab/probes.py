@@ -6,11 +6,11 @@ numbers are its own, so that a run is the same to the bit with probes and withou
 
 import copy
 import math
-import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -49,15 +49,13 @@ class Snapshot:
 def feature_distributions(at: Snapshot) -> list[Row]:
     """The distribution of what each normalizer of ``features`` gives out, or the convolution where there is none: a
     row a layer, :func:`normcore.lab.distributions.summary` and how far ``apart`` it is from the other layers."""
-    model, seen = copy.deepcopy(at.model), list[Tensor]()
+    model, seen = copy.deepcopy(at.model), dict[str, Tensor]()
     for name, part in model.named_modules():
         if name.startswith("features.") and name.endswith((".norm", ".noise")):
-            behind = name.endswith(".noise")  # takes the place of what its normalizer gave out
-            part.register_forward_hook(
-                lambda _, __, out, behind=behind: seen.__setitem__(-1, out) if behind else seen.append(out)
-            )
+            stage = name.rpartition(".")[0]  # the last that it gives out: noise behind the normalizer, the batch behind
+            part.register_forward_hook(lambda _, __, out, stage=stage: seen.__setitem__(stage, out))
     at.forward(model, at.held)
-    rows = zip(map(distributions.summary, seen), distributions.apart(seen), strict=True)
+    rows = zip(map(distributions.summary, seen.values()), distributions.apart([*seen.values()]), strict=True)
     return [{"layer": i, **found, "apart": apart} for i, (found, apart) in enumerate(rows, start=1)]
 
 
@@ -74,13 +72,13 @@ def smoothness(at: Snapshot) -> list[Row]:
 def influence(at: Snapshot) -> list[Row]:
     """:func:`normcore.lab.outliers.influence` of each kind that there are images for, a row a kind and a mode: the
     medians over the first ``BATCHES`` batches of held images, as a single batch's gradient may be long or short."""
-    size = len(at.x)
+    size = min(len(at.x), len(at.held))
     batches = list(zip(at.held.split(size), at.held_labels.split(size), strict=True))[:BATCHES]
     rows: list[Row] = []
     for kind in (kind for kind in outliers.KINDS if kind != "foreign" or len(at.foreign)):
         found = [outliers.influence(at.forward, at.model, x, y, kind, at.foreign) for x, y in batches if len(x) == size]
         for of_mode in zip(*found, strict=True):
-            middle = {c: statistics.median(row[c] for row in of_mode) for c in of_mode[0] if c != "mode"}
+            middle = {c: float(np.median([row[c] for row in of_mode])) for c in of_mode[0] if c != "mode"}
             rows.append({"kind": kind, "mode": of_mode[0]["mode"], **middle})
     return rows
 

@@ -88,7 +88,7 @@ class RunConfig:
         if self.outliers and self.outlier_kind == "foreign" and not self.foreign:
             raise UsageError("outlier_kind='foreign' needs the name of another data set, got foreign=''")
         for name, every in self.probes.items():
-            if not isinstance(every, int) or every < 1:
+            if isinstance(every, bool) or not isinstance(every, int) or every < 1:
                 raise UsageError(f"probes must say every how many steps, at least 1, got {name}: {every!r}")
 
     def check_names(self) -> None:
@@ -301,7 +301,7 @@ def differences(runs: Sequence[Run]) -> pd.DataFrame:
 
 def probed(runs: Sequence[Run], probe: str) -> pd.DataFrame:
     """One row a row of a probe: the run's configuration, ``split`` = the probe's name, and the probe's columns."""
-    return _joined(runs, [(run.key, probe, run.probes[probe]) for run in runs if probe in run.probes])
+    return _joined(runs, [(run.key, probe, run.probes[probe]) for run in runs if run.probes.get(probe)])
 
 
 def _joined(runs: Sequence[Run], parts: Sequence[tuple[str, str, dict[str, list[Any]]]]) -> pd.DataFrame:

@@ -297,6 +297,7 @@ def _train(
         raise UsageError(f"batch_size={config.batch_size} is more than the {len(items)} training images")
     foreign = foreign_images(config, dataset, device)
     if config.outliers:
+        images = copy.copy(images)  # held-out images are of the same split
         images.outliers = Outliers.draw(len(images), config.outliers, config.outlier_kind, foreign)
     model = build(config, dataset, device)
     optim = optimizer(config, model)
@@ -304,12 +305,12 @@ def _train(
         split: {"step": [], "loss": [], "accuracy": []} for split in ("train", "batch", config.evaluated_on)
     }
     probed: probes.Probed = {}
-    done, seconds = _resume(checkpoint, config, device, model, optim, curves, probed)
-    losses = torch.zeros(config.log_every, device=device)
-    right = torch.zeros(config.log_every, device=device)
     reference = None
     if any(isinstance(layer, VirtualBatchNorm) for layer in model.modules()):
         reference = images.batch(next(batches(items, config, 0)))[0]
+    done, seconds = _resume(checkpoint, config, device, model, optim, curves, probed)
+    losses = torch.zeros(config.log_every, device=device)
+    right = torch.zeros(config.log_every, device=device)
     advance = stepper(model, optim, images, reference)
     saved, diverged_at, logged = time.monotonic(), None, done
 
@@ -343,7 +344,7 @@ def _train(
         progress(done)
         now = time.monotonic()
         late = now > deadline and done < config.steps
-        if checkpoint and (late or now - saved > CHECKPOINT_EVERY):
+        if checkpoint and done < config.steps and (late or now - saved > CHECKPOINT_EVERY):
             _save(checkpoint, device, model, optim, curves, probed, done, seconds + now - clock)
             saved = now
         if late:
@@ -368,11 +369,16 @@ def _train(
             "steps_per_epoch": len(items) // config.batch_size,
             "parameters": sum(p.numel() for p in model.parameters()),
             "data": {"fingerprint": dataset.fingerprint, "origin": dataset.origin,
-                     "train_items": len(items), f"{config.evaluated_on}_items": len(held_items)},
+                     "train_items": len(items), f"{config.evaluated_on}_items": len(held_items),
+                     **_fingerprint_of(config.foreign, config.image_size)},
         },
         diverged_at=diverged_at,
         probes=probed,
     )  # fmt: skip
+
+
+def _fingerprint_of(foreign: str, image_size: int) -> dict[str, str]:
+    return {"foreign": data.load(foreign, image_size).fingerprint} if foreign else {}
 
 
 def _snapshot(

@@ -273,18 +273,16 @@ def test_a_share_of_outliers_is_one_number_however_it_is_written() -> None:
     assert config(outliers=1, outlier_kind="foreign", foreign="shapes").outliers == 1.0
 
 
-def test_a_setting_is_one_value_a_field_with_the_options_of_the_network() -> None:
+def test_a_setting_is_one_value_a_field_with_the_options_of_normalizer_network_and_optimizer() -> None:
     wanted = config(
-        model_options={"activation": "tanh", "norm_first": False}, norm_options={"momentum": 0.2}, probes={"shift": 3},
-        outliers=0.1,
+        model_options={"activation": "tanh", "norm_first": False}, norm_options={"num_groups": 2, "schedule": {"a": 1}},
+        optimizer_options={"momentum": 0.5}, norm="gn", probes={"shift": 3}, outliers=0.1,
     )  # fmt: skip
     found = setting(wanted)
-    fields = {f.name for f in dataclasses.fields(RunConfig)}
-    assert set(found) == fields - {"norm_options", "optimizer_options", "model_options", "probes"} | {
-        "activation", "norm_first"
-    }  # fmt: skip
-    assert (found["activation"], found["norm_first"], found["outliers"], found["norm"]) == ("tanh", False, 0.1, "bn")
-    assert "activation" not in setting(config())
+    options = {"activation": "tanh", "norm_first": False, "num_groups": 2, "momentum": 0.5}
+    plain = {f.name for f in dataclasses.fields(RunConfig) if not f.name.endswith("_options")} - {"probes"}
+    assert found == {name: getattr(wanted, name) for name in plain} | options
+    assert set(setting(config())) == plain
 
 
 def with_probes(norm: str, seed: int, rows: dict[str, dict[str, list[Any]]], **changes: Any) -> Run:
