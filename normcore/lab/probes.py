@@ -18,6 +18,7 @@ from . import distributions, landscape, outliers
 from .landscape import Forward
 
 Row = dict[str, Any]
+BATCHES = 8  # of held images, that an outlier's influence is the median over
 
 
 @dataclass(frozen=True)
@@ -82,8 +83,6 @@ def influence(at: Snapshot) -> list[Row]:
             rows.append({"kind": kind, "mode": of_mode[0]["mode"], **middle})
     return rows
 
-
-BATCHES = 8
 
 PROBES: dict[str, Callable[[Snapshot], list[Row]]] = {
     "distributions": feature_distributions, "shift": covariate_shift, "smoothness": smoothness, "outliers": influence,

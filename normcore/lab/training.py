@@ -315,13 +315,13 @@ def _train(
     saved, diverged_at, logged = time.monotonic(), None, done
 
     def snapshot(index: Tensor) -> probes.Snapshot:
+        held = held_out.batch(held_items[:512])
         return _snapshot(config, model, optim, images.batch(index), reference, held, foreign)
 
     def probe(index: Tensor, last: bool = False) -> None:
         for name in probes.due(config.probes, done, last):
             probes.take(name, lambda: snapshot(index), device, done, probed)
 
-    held = held_out.batch(held_items[:512])
     for index in batches(items, config, done):
         probe(index)
         loss, hits = advance(index)
