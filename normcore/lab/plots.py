@@ -128,8 +128,8 @@ def draw_heat(
 
 
 def draw_ridges(frame: pd.DataFrame, *, title: str = "", by: str = "variant") -> Figure:
-    """A panel with a row a variant: the density of a layer's values, its mean over seeds, and for comparison that of
-    the standard normal distribution as a line.
+    """A panel with a row a variant: the density of a layer's values, its mean over seeds, cut off at one, and for
+    comparison that of the standard normal distribution as a line.
 
     Args:
         frame: rows of the probe ``distributions`` of one layer at one step, with the column ``by``.
@@ -143,17 +143,18 @@ def draw_ridges(frame: pd.DataFrame, *, title: str = "", by: str = "variant") ->
         for place, name in enumerate(names):
             shares = np.mean(frame.loc[frame[by] == name, "histogram"].tolist(), axis=0) / 1e4 / width
             style, front = looks[str(name)], 2.0 * (len(names) - place)
-            top = place + np.minimum(shares, 1.5) * _RIDGE
+            top = place + np.minimum(shares, _CUT) * _RIDGE
             axes.fill_between(middles, place, top, step="mid", color=style.color, alpha=0.75, linewidth=0, zorder=front)
             axes.plot(middles, place + normal * _RIDGE, color=_LINE, linewidth=0.9, zorder=front + 1)
         axes.set_yticks(range(len(names)), [looks[str(name)].label for name in names])
         axes.tick_params(axis="y", length=0)
-        axes.set(xlim=(-4, 4), ylim=(-0.2, len(names) - 1 + 1.6 * _RIDGE), xlabel="value", title=title)
+        axes.set(xlim=(-4, 4), ylim=(-0.2, len(names) - 0.9 + _CUT * _RIDGE), xlabel="value", title=title)
         axes.spines["left"].set_color("none")
     return figure
 
 
 _RIDGE = 1.5  # rows that a density of one is high
+_CUT = 1.0  # where a density is cut off, so that no row hides the others
 _LINE = "#010203"  # the page's text colour
 
 
