@@ -45,7 +45,7 @@ def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *w
         (["run", "fashion-lenet", "--shard", "3/2"], "shard must be i/n"),
         (["run", "fashion-lenet", "--time-budget", "soon"], "a time budget is a positive number and s, m or h"),
         (["page", "notebooks/normalizers/bm.ipynb"], "no notebook notebooks/normalizers/bm.ipynb here"),
-        (["results", "fashion"], "unknown experiment 'fashion': did you mean fashion-lenet?"),
+        (["results", "fashion-lent"], "unknown experiment 'fashion-lent': did you mean fashion-lenet?"),
         (["results", "fashion-lenet", "--profile", "fast"], "unknown profile 'fast'"),
     ],
 )
