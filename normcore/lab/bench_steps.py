@@ -22,9 +22,10 @@ from .bench_layers import TEXT, median_interval, take_turns
 from .catdog import configs
 from .definitions import KERAS_EPS
 from .errors import LabError
+from .images import Images
 from .provenance import choose_device, provenance
 from .runs import RunConfig
-from .training import Images, build, deterministic, keep_memory, optimizer, referred, step
+from .training import build, deterministic, keep_memory, optimizer, referred, step
 
 IMAGE_SIZE, BATCH_SIZE = 64, 16
 CALLS = 10  # steps of a variant in its turn

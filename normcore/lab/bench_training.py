@@ -20,9 +20,10 @@ from torch.utils.data import Dataset as TorchDataset
 
 from . import data
 from .errors import DataError
+from .images import Images, batches
 from .provenance import choose_device, provenance
 from .runs import RunConfig
-from .training import Images, batches, build, deterministic, keep_memory, optimizer, step, stepper
+from .training import build, deterministic, keep_memory, optimizer, step, stepper
 
 Batches = Iterator[tuple[Tensor, Tensor]]
 

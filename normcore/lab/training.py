@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +19,7 @@ from ..layers import ClipSchedule, VirtualBatchNorm, reference_pass
 from . import data, models, probes
 from .errors import LabError, UsageError
 from .files import replacing
+from .images import Images, batches, foreign_images, splits
 from .outliers import Outliers
 from .provenance import provenance
 from .runs import Run, RunConfig
@@ -29,81 +29,6 @@ CHECKPOINT_EVERY = 60.0  # seconds; what a killed run loses at the most
 
 class OutOfTime(LabError):
     """The time budget ended inside a run; its state is saved and the next call goes on from there."""
-
-
-class Images:
-    """A split on the device: uint8 pixels and labels, gathered and standardized a batch at a time.
-
-    The pixels stay as they were decoded, (N, H, W, C); on a CPU they are the mapped file itself. A batch is
-    (B, C, H, W), channels_last, float32, standardized by the training split's mean and deviation. With ``outliers``,
-    some of the images are.
-    """
-
-    def __init__(self, split: data.Split, dataset: data.Dataset, device: torch.device) -> None:
-        self.outliers: Outliers | None = None
-        self.pixels = _as_tensor(split.images).to(device)
-        self.labels = torch.from_numpy(split.labels).to(device)
-        std = torch.tensor(dataset.std).clamp_min(1e-8)
-        self.scale = (1 / (255 * std)).to(device)
-        self.shift = (-torch.tensor(dataset.mean) / std).to(device)
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def batch(self, index: Tensor | slice) -> tuple[Tensor, Tensor]:
-        pixels = self.pixels[index]
-        x = torch.addcmul(self.shift, pixels.to(torch.float32), self.scale)
-        x = x.permute(0, 3, 1, 2)
-        if self.outliers is not None:
-            assert isinstance(index, Tensor)
-            x = self.outliers(x, index)
-        return x, self.labels[index]
-
-
-def _as_tensor(images: Any) -> Tensor:
-    with warnings.catch_warnings():  # the mapped array is read-only, and nothing here writes to it
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        return torch.from_numpy(images)
-
-
-def splits(config: RunConfig, dataset: data.Dataset, device: torch.device) -> tuple[Images, Tensor, Images, Tensor]:
-    """(training images, their indices, evaluation images, their indices).
-
-    The held-out validation images are drawn once for all seeds, so that every run is judged on the same.
-    """
-    train = Images(dataset.train, dataset, device)
-    if not config.validation:
-        test = Images(dataset.test, dataset, device)
-        return train, torch.arange(len(train), device=device), test, torch.arange(len(test), device=device)
-    if config.validation + config.batch_size > len(train):
-        raise UsageError(f"validation={config.validation} leaves no batch of {config.batch_size} to train on")
-    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0)).to(device)
-    held_out, kept = order[: config.validation].sort().values, order[config.validation :].sort().values
-    return train, kept, train, held_out
-
-
-def batches(items: Tensor, config: RunConfig, start: int) -> Iterator[Tensor]:
-    """The indices of every batch from step ``start`` on: each epoch a new order, made from seed and epoch
-    alone, so that any step can be found again."""
-    per_epoch = len(items) // config.batch_size
-    for step in range(start, config.steps):
-        epoch, at = divmod(step, per_epoch)
-        if step == start or at == 0:
-            generator = torch.Generator().manual_seed(config.seed * 1_000_003 + epoch)
-            order = items[torch.randperm(len(items), generator=generator).to(items.device)]
-        yield order[at * config.batch_size : (at + 1) * config.batch_size]
-
-
-def foreign_images(config: RunConfig, dataset: data.Dataset, device: torch.device) -> Tensor:
-    """512 training images of the data set that the run calls foreign, as this one's would be: with as many channels,
-    standardized by its own mean and deviation. Without such a set, none."""
-    if not config.foreign:
-        return torch.empty(0, device=device)
-    other = data.load(config.foreign, config.image_size)
-    x, _ = Images(other.train, other, device).batch(slice(0, 512))
-    if other.channels != dataset.channels:
-        x = x.mean(1, keepdim=True).expand(-1, dataset.channels, -1, -1)
-    return x.contiguous(memory_format=torch.channels_last)
 
 
 def build(config: RunConfig, dataset: data.Dataset, device: torch.device) -> nn.Module:
@@ -280,181 +205,164 @@ def train(
     """
     keep_memory()
     with deterministic(device):
-        return _train(config, device, progress, deadline, checkpoint)
+        training = _Training(config, device)
+        if checkpoint:
+            training.resume(checkpoint)
+        training.run(progress, deadline, checkpoint)
+        if checkpoint:
+            checkpoint.unlink(missing_ok=True)
+        return training.result()
 
 
-def _train(
-    config: RunConfig,
-    device: torch.device,
-    progress: Callable[[int], None],
-    deadline: float,
-    checkpoint: Path | None,
-) -> Run:
-    started, clock, origin = datetime.now(UTC), time.monotonic(), provenance(device)
-    dataset = data.load(config.dataset, config.image_size, config.colours)
-    images, items, held_out, held_items = splits(config, dataset, device)
-    if len(items) < config.batch_size:
-        raise UsageError(f"batch_size={config.batch_size} is more than the {len(items)} training images")
-    foreign = foreign_images(config, dataset, device)
-    if config.outliers:
-        images = copy.copy(images)  # held-out images are of the same split
-        images.outliers = Outliers.draw(len(images), config.outliers, config.outlier_kind, foreign)
-    model = build(config, dataset, device)
-    optim = optimizer(config, model)
-    curves: dict[str, dict[str, list[float]]] = {
-        split: {"step": [], "loss": [], "accuracy": []} for split in ("train", "batch", config.evaluated_on)
-    }
-    probed: probes.Probed = {}
-    reference = None
-    if any(isinstance(layer, VirtualBatchNorm) for layer in model.modules()):
-        reference = images.batch(next(batches(items, config, 0)))[0]
-    done, seconds = _resume(checkpoint, config, device, model, optim, curves, probed)
-    losses = torch.zeros(config.log_every, device=device)
-    right = torch.zeros(config.log_every, device=device)
-    advance = stepper(model, optim, images, reference)
-    saved, diverged_at, logged = time.monotonic(), None, done
+class _Training:
+    """A run on its way: what it is made of, where it has got to, and what it has measured."""
 
-    def snapshot(index: Tensor) -> probes.Snapshot:
-        held = held_out.batch(held_items[:512])
-        return _snapshot(config, model, optim, images.batch(index), reference, held, foreign)
+    def __init__(self, config: RunConfig, device: torch.device) -> None:
+        self.clock, self.provenance = time.monotonic(), provenance(device)
+        self.provenance["started"] = datetime.now(UTC).isoformat(timespec="seconds")
+        self.config, self.device = config, device
+        self.dataset = dataset = data.load(config.dataset, config.image_size, config.colours)
+        self.images, self.items, self.held_out, self.held_items = splits(config, dataset, device)
+        if len(self.items) < config.batch_size:
+            raise UsageError(f"batch_size={config.batch_size} is more than the {len(self.items)} training images")
+        self.foreign = foreign_images(config, dataset, device)
+        if config.outliers:
+            self.images = copy.copy(self.images)  # held-out images are of the same split
+            kind, share = config.outlier_kind, config.outliers
+            self.images.outliers = Outliers.draw(len(self.images), share, kind, self.foreign)
+        self.model = build(config, dataset, device)
+        self.optim = optimizer(config, self.model)
+        self.reference: Tensor | None = None
+        if any(isinstance(layer, VirtualBatchNorm) for layer in self.model.modules()):
+            self.reference = self.images.batch(next(batches(self.items, config, 0)))[0]
+        self.done = 0
+        self.diverged_at: int | None = None
+        self.curves: dict[str, dict[str, list[float]]] = {
+            split: {"step": [], "loss": [], "accuracy": []} for split in ("train", "batch", config.evaluated_on)
+        }
+        self.probes: probes.Probed = {}
 
-    def probe(index: Tensor, last: bool = False) -> None:
-        for name in probes.due(config.probes, done, last):
-            probes.take(name, lambda: snapshot(index), device, done, probed)
+    def run(self, progress: Callable[[int], None], deadline: float, checkpoint: Path | None) -> None:
+        """Every step that is left, unless the loss stops being a number or the time is over."""
+        config = self.config
+        advance = stepper(self.model, self.optim, self.images, self.reference)
+        losses, right = torch.zeros(2, config.log_every, device=self.device)
+        logged, saved = self.done, time.monotonic()
+        for index in batches(self.items, config, self.done):
+            self.probe(index)
+            losses[self.done - logged], right[self.done - logged] = advance(index)
+            self.done += 1
+            evaluated = self.done % config.eval_every == 0 or self.done == config.steps
+            if not (self.done - logged == config.log_every or evaluated):
+                continue
+            self.log(losses[: self.done - logged], right[: self.done - logged], evaluated)
+            if self.diverged_at is not None:
+                return
+            logged = self.done
+            progress(self.done)
+            if self.done == config.steps:
+                break
+            late = time.monotonic() > deadline
+            if checkpoint and (late or time.monotonic() - saved > CHECKPOINT_EVERY):
+                self.save(checkpoint)
+                saved = time.monotonic()
+            if late:
+                raise OutOfTime(f"the time budget ended at step {self.done} of {config.steps}")
+        if config.probes:
+            self.probe(index, last=True)
 
-    for index in batches(items, config, done):
-        probe(index)
-        loss, hits = advance(index)
-        losses[done - logged], right[done - logged] = loss, hits
-        done += 1
-        evaluated = done % config.eval_every == 0 or done == config.steps
-        if not (done - logged == config.log_every or evaluated):
-            continue
-        values = losses[: done - logged].tolist()
+    def log(self, losses: Tensor, right: Tensor, evaluated: bool) -> None:
+        """A point of the training curve, the mean of these steps; where it is evaluated, of the other two as well."""
+        values, size = losses.tolist(), self.config.batch_size
         bad = next((i for i, value in enumerate(values) if not math.isfinite(value)), None)
         if bad is not None:
-            diverged_at = logged + bad + 1
-            break
-        accuracy = right[: done - logged].sum().item() / (config.batch_size * len(values))
-        _point(curves["train"], done, sum(values) / len(values), accuracy)
-        logged = done
+            self.diverged_at = self.done - len(values) + bad + 1
+            return
+        self._point("train", sum(values) / len(values), right.sum().item() / (size * len(values)))
         if evaluated:
-            _point(curves["batch"], done, values[-1], hits.item() / config.batch_size)
-            _point(curves[config.evaluated_on], done, *evaluate(model, held_out, held_items, reference=reference))
-        progress(done)
-        now = time.monotonic()
-        late = now > deadline and done < config.steps
-        if checkpoint and done < config.steps and (late or now - saved > CHECKPOINT_EVERY):
-            _save(checkpoint, device, model, optim, curves, probed, done, seconds + now - clock)
-            saved = now
-        if late:
-            raise OutOfTime(f"the time budget ended at step {done} of {config.steps}")
-    if diverged_at is None and config.probes:
-        probe(index, last=True)
+            self._point("batch", values[-1], right[-1].item() / size)
+            found = evaluate(self.model, self.held_out, self.held_items, reference=self.reference)
+            self._point(self.config.evaluated_on, *found)
 
-    if checkpoint:
-        checkpoint.unlink(missing_ok=True)
-    seconds += time.monotonic() - clock
-    return Run(
-        config=config,
-        status="finished" if diverged_at is None else "diverged",
-        final={f"{split}_{name}": points[name][-1] for split, points in curves.items()
-               for name in ("loss", "accuracy") if points[name]},
-        curves=curves,
-        provenance={
-            **origin,
-            "started": started.isoformat(timespec="seconds"),
-            "seconds": round(seconds, 3),
-            "images_per_second": round(done * config.batch_size / seconds, 1),
-            "steps_per_epoch": len(items) // config.batch_size,
-            "parameters": sum(p.numel() for p in model.parameters()),
-            "data": {"fingerprint": dataset.fingerprint, "origin": dataset.origin,
-                     "train_items": len(items), f"{config.evaluated_on}_items": len(held_items),
-                     **_fingerprint_of(config.foreign, config.image_size)},
-        },
-        diverged_at=diverged_at,
-        probes=probed,
-    )  # fmt: skip
+    def _point(self, curve: str, loss: float, accuracy: float) -> None:
+        for name, value in (("step", self.done), ("loss", round(loss, 6)), ("accuracy", round(accuracy, 6))):
+            self.curves[curve][name].append(value)
+
+    def probe(self, index: Tensor, last: bool = False) -> None:
+        """What the probes that are due find before the step on this batch."""
+        for name in probes.due(self.config.probes, self.done, last):
+            probes.take(name, lambda: self.snapshot(index), self.device, self.done, self.probes)
+
+    def snapshot(self, index: Tensor) -> probes.Snapshot:
+        """What a probe sees."""
+        batch, held = self.images.batch(index), self.held_out.batch(self.held_items[:512])
+
+        def forward(network: nn.Module, x: Tensor) -> Tensor:
+            with referred(network, self.reference):
+                return network(x)
+
+        def stepped() -> nn.Module:
+            network = copy.deepcopy(self.model)
+            own = optimizer(self.config, network)
+            own.load_state_dict(copy.deepcopy(self.optim.state_dict()))
+            step(network, own, *batch, self.reference)
+            return network
+
+        return probes.Snapshot(self.model, stepped, forward, *batch, *held, self.foreign, self.config.lr)
+
+    def save(self, checkpoint: Path) -> None:
+        """Keep what the run needs to go on."""
+        generators = {"cpu": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            generators["cuda"] = torch.cuda.get_rng_state(self.device)
+        state = {
+            "model": self.model.state_dict(), "optimizer": self.optim.state_dict(), "generators": generators,
+            "curves": self.curves, "probes": self.probes, "done": self.done, "seconds": time.monotonic() - self.clock,
+        }  # fmt: skip
+        with replacing(checkpoint) as temporary:
+            torch.save(state, temporary)
+
+    def resume(self, checkpoint: Path) -> None:
+        """Go on from what an earlier call saved, if there is such; a damaged state starts anew."""
+        if not checkpoint.is_file():
+            return
+        try:
+            state = torch.load(checkpoint, map_location=self.device, weights_only=True)
+            generators = state["generators"]
+        except Exception:  # whatever the unpickler makes of a damaged file
+            checkpoint.unlink()
+            return
+        self.model.load_state_dict(state["model"])
+        self.optim.load_state_dict(state["optimizer"])
+        torch.set_rng_state(generators["cpu"].cpu())
+        if "cuda" in generators and self.device.type == "cuda":
+            torch.cuda.set_rng_state(generators["cuda"].cpu(), self.device)
+        self.curves, self.probes, self.done = state["curves"], state.get("probes", {}), state["done"]
+        self.clock -= state["seconds"]
+
+    def result(self) -> Run:
+        """The finished or diverged run, with its provenance."""
+        config, seconds = self.config, time.monotonic() - self.clock
+        items = {"train_items": len(self.items), f"{config.evaluated_on}_items": len(self.held_items)}
+        return Run(
+            config=config,
+            status="finished" if self.diverged_at is None else "diverged",
+            final={f"{split}_{name}": points[name][-1] for split, points in self.curves.items()
+                   for name in ("loss", "accuracy") if points[name]},
+            curves=self.curves,
+            provenance={
+                **self.provenance,
+                "seconds": round(seconds, 3),
+                "images_per_second": round(self.done * config.batch_size / seconds, 1),
+                "steps_per_epoch": len(self.items) // config.batch_size,
+                "parameters": sum(p.numel() for p in self.model.parameters()),
+                "data": {"fingerprint": self.dataset.fingerprint, "origin": self.dataset.origin, **items,
+                         **_fingerprint_of(config.foreign, config.image_size)},
+            },
+            diverged_at=self.diverged_at,
+            probes=self.probes,
+        )  # fmt: skip
 
 
 def _fingerprint_of(foreign: str, image_size: int) -> dict[str, str]:
     return {"foreign": data.load(foreign, image_size).fingerprint} if foreign else {}
-
-
-def _snapshot(
-    config: RunConfig,
-    model: nn.Module,
-    optim: torch.optim.Optimizer,
-    batch: tuple[Tensor, Tensor],
-    reference: Tensor | None,
-    held: tuple[Tensor, Tensor],
-    foreign: Tensor,
-) -> probes.Snapshot:
-    """What a probe sees before the step on this batch."""
-
-    def forward(network: nn.Module, x: Tensor) -> Tensor:
-        with referred(network, reference):
-            return network(x)
-
-    def stepped() -> nn.Module:
-        network = copy.deepcopy(model)
-        own = optimizer(config, network)
-        own.load_state_dict(copy.deepcopy(optim.state_dict()))
-        step(network, own, *batch, reference)
-        return network
-
-    return probes.Snapshot(model, stepped, forward, *batch, *held, foreign, config.lr)
-
-
-def _point(curve: dict[str, list[float]], step: int, loss: float, accuracy: float) -> None:
-    for name, value in (("step", step), ("loss", round(loss, 6)), ("accuracy", round(accuracy, 6))):
-        curve[name].append(value)
-
-
-def _save(
-    path: Path,
-    device: torch.device,
-    model: nn.Module,
-    optim: torch.optim.Optimizer,
-    curves: dict[str, dict[str, list[float]]],
-    probed: probes.Probed,
-    done: int,
-    seconds: float,
-) -> None:
-    generators = {"cpu": torch.get_rng_state()}
-    if device.type == "cuda":
-        generators["cuda"] = torch.cuda.get_rng_state(device)
-    state = {
-        "model": model.state_dict(), "optimizer": optim.state_dict(), "generators": generators,
-        "curves": curves, "probes": probed, "done": done, "seconds": seconds,
-    }  # fmt: skip
-    with replacing(path) as temporary:
-        torch.save(state, temporary)
-
-
-def _resume(
-    path: Path | None,
-    config: RunConfig,
-    device: torch.device,
-    model: nn.Module,
-    optim: torch.optim.Optimizer,
-    curves: dict[str, dict[str, list[float]]],
-    probed: probes.Probed,
-) -> tuple[int, float]:
-    """(steps done, seconds spent) of an earlier call that did not finish; a damaged state starts anew."""
-    if path is None or not path.is_file():
-        return 0, 0.0
-    try:
-        state = torch.load(path, map_location=device, weights_only=True)
-        generators = state["generators"]
-    except Exception:  # whatever the unpickler makes of a damaged file
-        path.unlink()
-        return 0, 0.0
-    model.load_state_dict(state["model"])
-    optim.load_state_dict(state["optimizer"])
-    torch.set_rng_state(generators["cpu"].cpu())
-    if "cuda" in generators and device.type == "cuda":
-        torch.cuda.set_rng_state(generators["cuda"].cpu(), device)
-    curves.update(state["curves"])
-    probed.update(state.get("probes", {}))
-    return state["done"], state["seconds"]

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from normcore import NORMS, BatchNorm, ClipSchedule, make_norm, reference_pass
 from normcore.lab import catdog, data, models, training
+from normcore.lab.images import batches, splits
 from normcore.lab.runs import Run, RunConfig
-from normcore.lab.training import OutOfTime, batches, build, splits, train
+from normcore.lab.training import OutOfTime, build, train
 
 from .helpers import config
 

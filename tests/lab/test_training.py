@@ -13,7 +13,9 @@ from torch import nn
 
 from normcore.lab import data, models, training
 from normcore.lab.errors import UsageError
-from normcore.lab.training import Images, OutOfTime, Replayed, batches, build, splits, train
+from normcore.lab.images import batches, splits
+from normcore.lab.outliers import Outliers
+from normcore.lab.training import OutOfTime, Replayed, build, train
 
 from .helpers import config, write_pictures
 
@@ -65,33 +67,6 @@ def test_norms_of_a_pair_start_from_the_same_weights_and_batches() -> None:
     items = torch.arange(100)
     orders = [list(batches(items, config(norm=norm), 0)) for norm in ("none", "bn")]
     assert all(torch.equal(a, b) for a, b in zip(*orders, strict=True))
-
-
-def test_an_epoch_sees_every_image_once() -> None:
-    seen = torch.cat(list(batches(torch.arange(96), config(steps=3), 0)))
-    assert sorted(seen.tolist()) == list(range(96))
-    again = torch.cat(list(batches(torch.arange(96), config(steps=6), 3)))
-    assert sorted(again.tolist()) == list(range(96))
-    assert not torch.equal(seen, again)
-
-
-def test_batches_can_be_found_again_from_any_step() -> None:
-    whole = list(batches(torch.arange(100), config(steps=10), 0))
-    for start in (1, 3, 7):
-        rest = list(batches(torch.arange(100), config(steps=10), start))
-        assert all(torch.equal(a, b) for a, b in zip(whole[start:], rest, strict=True))
-
-
-def test_a_batch_is_standardized() -> None:
-    dataset = data.load("digits", 14)
-    images = Images(dataset.train, dataset, CPU)
-    x, y = images.batch(torch.arange(len(images)))
-    assert x.shape == (1437, 1, 14, 14)
-    assert x.mean().item() == pytest.approx(0, abs=1e-5)
-    assert x.std().item() == pytest.approx(1, abs=1e-3)
-    expected = (torch.tensor(dataset.train.images[7, :, :, 0] / 255.0) - dataset.mean[0]) / dataset.std[0]
-    torch.testing.assert_close(x[7, 0], expected.float(), rtol=1e-5, atol=1e-5)
-    assert y[7] == dataset.train.labels[7]
 
 
 def test_the_held_out_images_are_not_trained_on_and_the_same_for_every_seed() -> None:
@@ -315,55 +290,20 @@ def test_evaluation_is_on_images_without_outliers(kind: str, validation: int) ->
 
 def test_the_same_images_are_outliers_for_every_seed_and_in_every_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: dict[int, set[bool]] = {}
-    own = training.Outliers.__call__
+    own = Outliers.__call__
 
-    def noted(self: training.Outliers, x: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    def noted(self: Outliers, x: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
         made = own(self, x, index)
         for i, a, b in zip(index.tolist(), x, made, strict=True):
             seen.setdefault(i, set()).add(torch.equal(a, b))
         return made
 
-    monkeypatch.setattr(training.Outliers, "__call__", noted)
+    monkeypatch.setattr(Outliers, "__call__", noted)
     for seed in (0, 1):
         train(config(outliers=0.25, seed=seed, batch_size=479, steps=6, log_every=6), CPU)
     assert len(seen) == 1437
     assert all(len(found) == 1 for found in seen.values())
     assert sum(found == {False} for found in seen.values()) / 1437 == pytest.approx(0.25, abs=0.06)
-
-
-def test_foreign_images_have_the_channels_of_the_set_and_their_own_mean_and_deviation() -> None:
-    grey, coloured = data.load("digits", 14), data.load("shapes", 14)
-    found = training.foreign_images(config(foreign="shapes"), grey, CPU)
-    assert found.shape == (512, 1, 14, 14)
-    pixels = torch.tensor(coloured.train.images[:512] / 255.0)
-    standardized = (pixels - torch.tensor(coloured.mean)) / torch.tensor(coloured.std)
-    torch.testing.assert_close(found[:, 0], standardized.mean(-1).float(), rtol=1e-4, atol=1e-4)
-    into_colour = training.foreign_images(config(dataset="shapes", foreign="digits"), coloured, CPU)
-    assert into_colour.shape == (512, 3, 14, 14)
-    expected = training.foreign_images(config(foreign="digits"), grey, CPU)
-    assert torch.equal(into_colour, expected.expand(-1, 3, -1, -1))
-    torch.testing.assert_close(expected, Images(grey.train, grey, CPU).batch(torch.arange(512))[0])
-    assert into_colour.is_contiguous(memory_format=torch.channels_last)
-
-
-def test_without_another_set_there_are_no_foreign_images() -> None:
-    assert training.foreign_images(config(), data.load("digits", 14), CPU).numel() == 0
-
-
-def test_images_of_another_set_take_the_places_of_the_chosen_ones() -> None:
-    """Those that have their numbers, in turn."""
-    dataset = data.load("digits", 14)
-    foreign = training.foreign_images(config(foreign="digits"), dataset, CPU).flip(0)
-    images = Images(dataset.train, dataset, CPU)
-    index = torch.arange(400, 700)
-    clean, labels = images.batch(index)
-    images.outliers = training.Outliers.draw(len(images), 0.5, "foreign", foreign)
-    found, same_labels = images.batch(index)
-    chosen = images.outliers.chosen[index]
-    assert torch.equal(same_labels, labels)
-    assert torch.equal(found[~chosen], clean[~chosen])
-    assert torch.equal(found[chosen], foreign[index % 512][chosen])
-    assert 0 < chosen.sum() < 300
 
 
 @pytest.mark.parametrize("norm", ["bn", "vbn"])
