@@ -12,6 +12,7 @@ import pandas as pd
 
 from .measures import measured
 from .runs import Run, RunConfig, curves, grid
+from .variants import renorm_schedule
 
 LR, BATCH_SIZE = 1e-4, 16  # the source's, unless it sweeps them
 
@@ -71,9 +72,3 @@ def tables(runs: Sequence[Run]) -> tuple[pd.DataFrame, pd.DataFrame]:
     for frame in frames:
         frame[["variant", "num_groups"]] = [known[key] for key in frame["key"]]
     return frames
-
-
-def renorm_schedule(steps: int) -> dict[str, int]:
-    """When Batch Renormalization opens its clips: at the same shares of the run as the paper's 5,000, 40,000 and
-    25,000 of about 100,000 batches (Ioffe 2017, section 4); with its own numbers a short run is plain BN."""
-    return {"start": steps // 20, "r_end": steps * 2 // 5, "d_end": steps // 4}

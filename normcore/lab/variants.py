@@ -1,10 +1,11 @@
 """Named variants of an experiment: what each changes in a run, and its name beside every number of its runs."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pandas as pd
 
+from .models import SPATIAL_ONLY
 from .runs import RunConfig, grid
 
 #: name -> its runs
@@ -37,3 +38,19 @@ def name(frame: pd.DataFrame, made: Variants) -> pd.DataFrame:
     named = frame.assign(variant=frame["key"].map(names))
     order = {name: place for place, name in enumerate(made)}
     return named.sort_values("variant", key=lambda column: column.map(order), kind="stable", ignore_index=True)
+
+
+def in_lenet5(norms: Iterable[str], steps: int) -> dict[str, dict[str, Any]]:
+    """The variants of LeNet-5 with each of these normalizers, behind every layer where it can stand."""
+    named: dict[str, dict[str, Any]] = {
+        norm: {"norm": norm, "model_options": {"linear_norm": norm not in SPATIAL_ONLY}} for norm in norms
+    }
+    if "brn" in named:
+        named["brn"]["norm_options"] = {"schedule": renorm_schedule(steps)}
+    return named
+
+
+def renorm_schedule(steps: int) -> dict[str, int]:
+    """When Batch Renormalization opens its clips: at the same shares of the run as the paper's 5,000, 40,000 and
+    25,000 of about 100,000 batches (Ioffe 2017, section 4); with its own numbers a short run is plain BN."""
+    return {"start": steps // 20, "r_end": steps * 2 // 5, "d_end": steps // 4}

@@ -4,8 +4,10 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import torch
 
-from normcore.lab import variants
+from normcore import NORMS
+from normcore.lab import data, training, variants
 from normcore.lab.errors import UsageError
 from normcore.lab.measures import measured
 from normcore.lab.runs import RunConfig, curves, grid, table
@@ -101,3 +103,19 @@ def test_a_run_of_no_variant_has_no_name_and_comes_last() -> None:
 
 def test_a_frame_of_nothing_has_no_name() -> None:
     assert variants.name(pd.DataFrame({"key": []}), made()).empty
+
+
+def test_batch_renorm_opens_its_clips_at_the_shares_of_the_paper() -> None:
+    assert variants.renorm_schedule(100_000) == {"start": 5000, "r_end": 40_000, "d_end": 25_000}
+    assert variants.renorm_schedule(2000) == {"start": 100, "r_end": 800, "d_end": 500}
+
+
+def test_in_lenet5_every_normalizer_stands_where_it_can() -> None:
+    found = variants.in_lenet5(NORMS, steps=100)
+    assert [fields["norm"] for fields in found.values()] == list(found) == list(NORMS)
+    assert [name for name, fields in found.items() if "norm_options" in fields] == ["brn"]
+    dataset = data.load("digits", 14)
+    fixed = {**FIXED, "model": "lenet5", "seed": 0}
+    for runs in variants.make(found, **fixed).values():  # each takes the outputs of its layers
+        model = training.build(runs[0], dataset, torch.device("cpu"))
+        assert model(torch.randn(4, 1, 14, 14)).shape == (4, 10)
