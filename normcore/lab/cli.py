@@ -24,6 +24,7 @@ console = Console() if sys.stdout.isatty() else Console(width=160)
 AsJson = Annotated[bool, typer.Option("--json", help="As JSON.")]
 AsCsv = Annotated[bool, typer.Option("--csv", help="As CSV.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+To = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the numbers there.")]
 
 
 def main() -> None:
@@ -253,9 +254,19 @@ def _chromium() -> str:
     return next((path for path in found if path), "none")
 
 
+def _measured(found: dict[str, Any], to: Path | None, title: str, rows: list[dict[str, Any]]) -> None:
+    """Write what a benchmark found, and show it."""
+    from .files import write_json
+
+    if to:
+        write_json(to, found)
+    console.print(title)
+    _show(rows)
+
+
 @bench_app.command()
 def training(
-    to: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the numbers there.")] = None,
+    to: To = None,
     device: Device = "auto",
     batch_size: Annotated[int | None, typer.Option(min=2, help="In place of the settings' own.")] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds that the loops take turns in.")] = 15,
@@ -263,18 +274,14 @@ def training(
     """Our training loop, a plain DataLoader loop, and the floor, on the same models and batch sizes (minutes)."""
     from .bench_training import side_by_side
     from .bench_training import training as measure
-    from .files import write_json
 
     found = measure(device, batch_size, rounds)
-    if to:
-        write_json(to, found)
-    console.print("Images a second, medians of ratios within a round, and memory:")
-    _show(side_by_side(found))
+    _measured(found, to, "Images a second, medians of ratios within a round, and memory:", side_by_side(found))
 
 
 @bench_app.command()
 def steps(
-    to: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the numbers there.")] = None,
+    to: To = None,
     device: Device = "auto",
     rounds: Annotated[int, typer.Option(min=1, help="Rounds that the variants take turns in.")] = 21,
     image_size: Annotated[int, typer.Option(min=1)] = 64,
@@ -283,31 +290,24 @@ def steps(
     """Time and memory of one optimizer step of the network catdog with every normalizer (minutes)."""
     from .bench_steps import rows
     from .bench_steps import steps as measure
-    from .files import write_json
 
     found = measure(device, rounds, image_size=image_size, batch_size=batch_size)
-    if to:
-        write_json(to, found)
-    console.print(f"A step of catdog, {image_size} px, batch {batch_size}: medians, ratios within a round:")
-    _show(rows(found))
+    title = f"A step of catdog, {image_size} px, batch {batch_size}: medians, ratios within a round:"
+    _measured(found, to, title, rows(found))
 
 
 @bench_app.command()
 def layers(
-    to: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the numbers there.")] = None,
+    to: To = None,
     device: Device = "auto",
     rounds: Annotated[int, typer.Option(min=1, help="Rounds that the layers take turns in.")] = 21,
 ) -> None:
     """Forward and backward of every layer against nn.BatchNorm2d, its torch twin and the memory floor (minutes)."""
     from .bench_layers import layers as measure
     from .bench_layers import side_by_side
-    from .files import write_json
 
     found = measure(device, rounds)
-    if to:
-        write_json(to, found)
-    console.print("Times as multiples of nn.BatchNorm2d's:")
-    _show(side_by_side(found, "to_batch_norm"))
+    _measured(found, to, "Times as multiples of nn.BatchNorm2d's:", side_by_side(found, "to_batch_norm"))
     for limit in found["limits"]:
         worst = f" (at worst {limit['worst'][0]:.3g}: {limit['where']})" if limit["worst"] else ""
         console.print(f"{limit['says']}: {limit['verdict']}{worst}")
