@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .landscape import Forward, gradient
@@ -90,10 +89,14 @@ def influence(
 
 def _others(forward: Forward, model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """The scores of all images but the first, and the gradient of their loss."""
-    parameters = list(model.parameters())
-    scores = forward(model, x)[1:]
-    found = torch.autograd.grad(F.cross_entropy(scores, y[1:]), parameters, allow_unused=True)
-    return scores.detach().flatten(), torch.cat([g.flatten() for g in found if g is not None])
+    scores: list[Tensor] = []
+
+    def without_first(network: nn.Module, images: Tensor) -> Tensor:
+        scores.append(forward(network, images)[1:])
+        return scores[-1]
+
+    _, found = gradient(without_first, model, x, y[1:])
+    return scores[-1].detach().flatten(), found
 
 
 def _change(before: Tensor, after: Tensor) -> float:
