@@ -314,11 +314,13 @@ def _joined(runs: Sequence[Run], parts: Sequence[tuple[str, str, dict[str, list[
 
 
 def measured_on(runs: Iterable[Run]) -> str:
-    """In words, what the runs were measured with: ``10 runs on AMD EPYC, torch 2.13.0``."""
+    """In words, what the numbers of a figure rest on: ``12 runs with 3 seeds on AMD EPYC, torch 2.13.0``."""
     runs = list(runs)
     devices = ", ".join(sorted({run.provenance["device_name"] for run in runs}))
     versions = ", ".join(sorted({run.provenance["versions"]["torch"] for run in runs}))
-    return f"{len(runs)} runs on {devices}, torch {versions}"
+    count = len({run.config.seed for run in runs})
+    seeds = f"{count} seeds" if count > 1 else "one seed, so without intervals,"
+    return f"{len(runs)} runs with {seeds} on {devices}, torch {versions}"
 
 
 def curves(runs: Sequence[Run]) -> pd.DataFrame:

@@ -256,7 +256,9 @@ def test_tables_and_curves_are_tidy() -> None:
 
 def test_what_runs_were_measured_with_is_said_in_words() -> None:
     runs = [made_up("bn", seed, [1.0], [0.5]) for seed in range(3)]
-    assert measured_on(runs) == "3 runs on a CPU, torch 2"
+    assert measured_on(runs) == "3 runs with 3 seeds on a CPU, torch 2"
+    alone = [made_up(norm, 0, [1.0], [0.5]) for norm in ("none", "bn")]
+    assert measured_on(alone) == "2 runs with one seed, so without intervals, on a CPU, torch 2"
 
 
 def test_a_run_is_plain_json() -> None:
