@@ -109,6 +109,7 @@ rule pages:
         "book/_generated/status.md",
         "book/_generated/speed.md",
         "book/_generated/catdog.md",
+        "book/_generated/catdog_overview.md",
         "book/_generated/promises.md",
     shell:
         "normcore book"

@@ -10,7 +10,9 @@ from typing import Any
 
 import pandas as pd
 
+from .figures import Html, show
 from .measures import measured
+from .plots import draw_plane
 from .runs import Run, RunConfig, curves, grid
 from .variants import renorm_schedule
 
@@ -72,3 +74,31 @@ def tables(runs: Sequence[Run]) -> tuple[pd.DataFrame, pd.DataFrame]:
     for frame in frames:
         frame[["variant", "num_groups"]] = [known[key] for key in frame["key"]]
     return frames
+
+
+def overview(measures: pd.DataFrame, costs: pd.DataFrame, note: str) -> Html:
+    """Accuracy against speed: the highest test accuracy of every variant against the time that it takes to learn, as
+    images to a training loss of 0.3 times what an image costs.
+
+    Args:
+        measures: as of :func:`tables`, at one batch size.
+        costs: as of :func:`normcore.lab.bench_steps.table`.
+        note: what the runs are, for the caption.
+    """
+    cost = costs.set_index("variant")["of_none"]
+    cost["none-head"] = cost["none"]
+    time = measures["samples_to_loss"] * measures["variant"].map(cost) / 1000
+    drawn = draw_plane(
+        measures.assign(time=time),
+        "time",
+        "peak",
+        xlabel="time to a training loss of 0.3 (steps of the plain network on 1,000 images)",
+        ylabel="highest test accuracy",
+        logx=True,
+    )
+    return show(
+        drawn,
+        alt="Highest test accuracy against time to a training loss of 0.3, a point a normalizer.",
+        caption="Accuracy against speed, means and 95 % intervals over seeds. A run that never came down to the loss "
+        f"stands at its whole time. {note}",
+    )

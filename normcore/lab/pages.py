@@ -13,7 +13,8 @@ import pandas as pd
 import yaml
 from matplotlib.ticker import MaxNLocator
 
-from . import figures, paths
+from . import catdog, figures, paths
+from .bench_steps import table as step_costs
 from .claims import KINDS, NOT_MEASURED, VERDICTS, Judged, judge_all, read
 from .experiments import Experiment, experiments, find
 from .files import write_text
@@ -34,7 +35,7 @@ def generate() -> list[Path]:
     folder = paths.root() / "book" / "_generated"
     parts = {
         "summary.md": summary(judged), "claims.md": ledger(judged), "status.md": status(), "speed.md": speed(),
-        **{f"{chapter}.md": study(judged, chapter) for chapter in CHAPTERS},
+        **{f"{chapter}.md": study(judged, chapter) for chapter in CHAPTERS}, "catdog_overview.md": catdog_overview(),
     }  # fmt: skip
     for name, text in parts.items():
         with_end = text.rstrip() + "\n"
@@ -217,6 +218,17 @@ def study(judged: Sequence[Judged], chapter: str) -> str:
         "What the experiments show at the moment:",
         _table(["experiment", "profile", "images", "seeds", "runs"], shown, "lllrr"),
     ])  # fmt: skip
+
+
+def catdog_overview() -> str:
+    """The figure of accuracy against speed, and the notebook that it is from."""
+    experiment = find("catdog-compare")
+    profile, runs = experiment.published_runs()
+    compared = [run for run in runs if run.config.batch_size == catdog.BATCH_SIZE]
+    if not compared:
+        return "Nothing is measured yet."
+    note = f"Profile {profile}, {measured_on(compared)}."
+    return _raw(catdog.overview(catdog.tables(compared)[1], step_costs(), note))
 
 
 def _sections(chapter: str) -> set[str]:

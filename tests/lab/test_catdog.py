@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from normcore import NORMS, BatchNorm, ClipSchedule, make_norm, reference_pass
 from normcore.lab import catdog, data, models, training
 from normcore.lab.images import batches, splits
+from normcore.lab.plots import draw_plane
 from normcore.lab.runs import Run, RunConfig
 from normcore.lab.training import OutOfTime, build, train
 
@@ -256,3 +258,21 @@ def test_out_of_time_and_resumed_is_as_if_never_stopped(
     assert calls > 3
     assert run.curves == whole.curves
     assert run.final == whole.final
+
+
+def test_the_overview_is_of_the_time_to_learn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images to the loss times what an image costs; none with BN behind the flattening costs what none does."""
+    measures = pd.DataFrame({"variant": ["none", "none-head", "bn"], "seed": 0, "samples_to_loss": [4000, 2000, 1000],
+                             "peak": [0.7, 0.8, 0.9]})  # fmt: skip
+    costs = pd.DataFrame({"variant": ["bn", "none"], "of_none": [1.5, 1.0]})
+    drawn: dict[str, pd.DataFrame] = {}
+
+    def note(table: pd.DataFrame, *of: str, **labels: Any) -> Any:
+        drawn[of[0]] = table
+        return draw_plane(table, *of, **labels)
+
+    monkeypatch.setattr(catdog, "draw_plane", note)
+    shown = catdog.overview(measures, costs, "A note.")
+    assert drawn["time"]["time"].tolist() == [4.0, 2.0, 1.5]
+    assert drawn["time"]["peak"].tolist() == [0.7, 0.8, 0.9]
+    assert "A note.</figcaption>" in shown

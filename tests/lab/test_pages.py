@@ -112,6 +112,21 @@ def test_a_study_shows_what_its_experiments_have(store: Path) -> None:
             assert cells[1:] == ["`smoke`", "", "", "none"]
 
 
+def test_the_overview_of_the_cats_and_dogs_is_of_the_published_runs_at_the_study_s_batch_size(store: Path) -> None:
+    assert pages.catdog_overview() == "Nothing is measured yet."
+    wanted = catdog.configs(
+        ["none", "bn", "gn"], dataset="shapes", image_size=32, steps=2000, seeds=3, batch_size=[8, 16]
+    )
+    results = Store("catdog-compare")
+    results.index("quick", "main", [config.key for config in wanted])
+    for config in wanted:
+        results.put(run_of(config, [0.5, 0.2], [0.5, 0.6], every=1000))
+    text = pages.catdog_overview()
+    assert text.startswith("```{raw} html\n<figure")
+    assert text.count("<svg") == 1
+    assert "Profile quick, 9 runs with 3 seeds on a CPU" in text
+
+
 def test_the_page_of_the_cats_and_dogs_is_of_the_ledger_s_verdicts() -> None:
     judged = claims.judge_all()
     text = pages.study(judged, "catdog")
