@@ -17,6 +17,7 @@ import pandas as pd
 
 from . import bench_steps
 from .errors import UsageError, unknown
+from .figures import STYLES
 from .measures import measure
 from .runs import Run
 from .stats import Interval, mean_interval
@@ -95,10 +96,12 @@ def _fields(variant: Variant, where: Mapping[str, Any] | None = None) -> dict[st
 
 
 def _named(variant: Variant) -> str:
-    """In words, such as ``bn, batch size 16``."""
+    """In words, such as ``BN, batch size 16``."""
     flat: dict[str, Any] = {}
     for field, value in _fields(variant).items():
         flat |= value if isinstance(value, Mapping) else {field: value}
+    if flat.get("norm") in STYLES:
+        flat["norm"] = STYLES[flat["norm"]].label
     plain = ("norm", "dataset", "colours", "activation")
     return ", ".join(str(v) if k in plain else f"{_words(k)}{_plainly(v)}" for k, v in flat.items())
 
@@ -267,7 +270,7 @@ def matches(runs: Sequence[Run], says: str, metric: str, norm: str, values: Sequ
         raise Lacking(f"{norm} with a {metric} after each of {len(values)} epochs")
     parts = [_part("", "", table["value"], -tolerance, tolerance) for table in tables]
     every = pd.concat(tables).groupby("seed")["value"].mean()
-    measured = f"{_words(metric)} of {norm}, ours minus the source's, mean of {len(values)} epochs"
+    measured = f"{_words(metric)} of {_named(norm)}, ours minus the source's, mean of {len(values)} epochs"
     return Part(says, measured, mean_interval(every), seeds, combine(p.verdict for p in parts))
 
 

@@ -67,7 +67,7 @@ def test_runs_on_other_data_judge_nothing() -> None:
 
 def test_runs_without_a_variant_judge_nothing() -> None:
     judged = claims._judge(entry(), pair([-0.2, -0.3, -0.25])[:3], "smoke")
-    assert (judged.verdict, judged.reason) == (NOT_MEASURED, "these runs lack bn")
+    assert (judged.verdict, judged.reason) == (NOT_MEASURED, "these runs lack BN")
 
 
 def test_a_wrong_entry_is_named() -> None:
@@ -274,7 +274,7 @@ def test_a_variant_named_by_its_fields_can_be_lacking() -> None:
         "variant": {"norm": "gn", "norm_options": {"num_groups": 4}},
     }  # fmt: skip
     judged = claims._judge(entry(parts=[part]), pair(ENOUGH), "smoke")
-    assert (judged.verdict, judged.reason) == (NOT_MEASURED, "these runs lack gn, num groups 4")
+    assert (judged.verdict, judged.reason) == (NOT_MEASURED, "these runs lack GN, num groups 4")
 
 
 def test_a_variant_that_is_not_narrowed_down_names_its_entry() -> None:
@@ -326,7 +326,7 @@ def test_with_enough_seeds_the_better_profile_judges_whatever_it_finds(differenc
 
 def test_what_the_best_profile_cannot_judge_stays_unjudged() -> None:
     judged = claims._judge_by(entry(), [("half", pair(ENOUGH)[:3]), ("quick", pair(ENOUGH))])
-    assert (judged.verdict, judged.reason) == (NOT_MEASURED, "these runs lack bn")
+    assert (judged.verdict, judged.reason) == (NOT_MEASURED, "these runs lack BN")
     assert claims._judge_by(entry(), []).verdict == NOT_MEASURED
 
 

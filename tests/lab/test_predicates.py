@@ -251,7 +251,7 @@ def test_a_trend_without_any_seed_lacks_it() -> None:
     short = [made_up("bn", s, [1.0], [0.5], "diverged", steps=40, batch_size=8) for s in range(3)]
     runs = [r for r in at_sizes("bn", bent) if r.config.batch_size != 8] + short
     for log in (False, True):
-        with pytest.raises(Lacking, match=r"train loss of bn.*no seed has it"):
+        with pytest.raises(Lacking, match=r"train loss of BN.*no seed has it"):
             trend(runs, "", "train_loss", "bn", "batch_size", values=SIZES, log=log, of_run=(0.75, 1))
 
 
@@ -291,7 +291,7 @@ def test_a_gain_is_less_by_the_difference_of_two_differences(
     found = gains_less(runs, "", "test_accuracy", "bn", "ln", by={"colours": "rgb"}, over={"colours": "grey"})
     assert (found.verdict, found.seeds) == (verdict, len(of_bn))
     assert found.effect.mean == pytest.approx(np.mean(of_bn) - np.mean(of_ln))
-    assert found.measured == "gain in test accuracy by rgb, bn minus ln"
+    assert found.measured == "gain in test accuracy by rgb, BN minus LN"
 
 
 # --- variants --------------------------------------------------------------------------------------------
@@ -338,18 +338,18 @@ def test_a_measure_of_a_probe_is_said_in_words() -> None:
         dataclasses.replace(run, probes={"smoothness": {"step": [0, 1], "loss_range": [1.0, 3.0], "layer": [1, 2]}})
         for run in flat("bn", [0.1] * 3)
     ]
-    assert between(runs, "", "smoothness.loss_range", "bn").measured == "smoothness: loss range of bn"
+    assert between(runs, "", "smoothness.loss_range", "bn").measured == "smoothness: loss range of BN"
     one = between(runs, "", "smoothness.loss_range[layer=2]", "bn")
-    assert (one.measured, one.effect.mean) == ("smoothness: loss range (layer 2) of bn", 3.0)
+    assert (one.measured, one.effect.mean) == ("smoothness: loss range (layer 2) of BN", 3.0)
 
 
 @pytest.mark.parametrize(
     ("variant", "where", "lacked"),
     [
-        ("in", None, "in"),
-        ("bn", {"batch_size": 16}, "batch size 16, bn"),
-        ({"norm": "bn", "lr": 0.5}, None, "bn, lr 0.5"),
-        ({"norm_options": {"num_groups": 4}}, {"norm": "gn"}, "gn, num groups 4"),
+        ("in", None, "IN"),
+        ("bn", {"batch_size": 16}, "batch size 16, BN"),
+        ({"norm": "bn", "lr": 0.5}, None, "BN, lr 0.5"),
+        ({"norm_options": {"num_groups": 4}}, {"norm": "gn"}, "GN, num groups 4"),
     ],
 )
 def test_a_variant_without_runs_is_lacking(
@@ -372,7 +372,7 @@ def test_a_variant_with_several_runs_a_seed_has_to_be_narrowed_down() -> None:
 def test_a_measure_that_no_seed_has_is_lacking() -> None:
     short = [made_up(n, s, [1.0, 0.9], [0.5, 0.6], "diverged", steps=200) for n in ("bn", "none") for s in range(3)]
     for found in (lower, higher):
-        with pytest.raises(Lacking, match="jitter, bn minus none: no seed has it"):
+        with pytest.raises(Lacking, match="jitter, BN minus no norm: no seed has it"):
             found(short, "", "jitter", "bn", "none")
 
 
@@ -494,5 +494,5 @@ def test_every_predicate_says_what_must_hold_and_what_was_measured() -> None:
         found = PREDICATES[name](own, says="so it is", metric="test_accuracy", **given)
         assert found.says == "so it is"
         assert "test accuracy" in found.measured
-        assert "bn" in found.measured
+        assert "BN" in found.measured
         assert found.seeds == 3
