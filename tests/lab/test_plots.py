@@ -252,6 +252,13 @@ def test_names_of_points_in_one_place_stand_apart() -> None:
     assert min(b - a for a, b in itertools.pairwise(heights)) > 9  # points: a line of text
 
 
+def test_a_name_stands_to_the_left_of_a_point_that_has_another_to_its_right() -> None:
+    rows = pd.DataFrame({"variant": ["gn", "brn", "vbn"], "x": [50.0, 51.0, 90.0], "y": [0.75, 0.75, 0.8]})
+    named = {t.get_text(): t for t in draw_plane(rows, "x", "y", xlabel="", ylabel="").axes[0].texts}
+    sides = {name: (text.get_ha(), text.xyann[0] > 0) for name, text in named.items() if isinstance(text, Annotation)}
+    assert sides == {"GN": ("right", False), "BatchRenorm": ("left", True), "VirtualBN": ("left", True)}
+
+
 def wide(factor: float) -> pd.DataFrame:
     """One size, whose largest time is this many times the smallest."""
     return table(sizes=[8]).assign(time=lambda t: np.geomspace(1e-3, 1e-3 * factor, len(t)))
