@@ -5,7 +5,7 @@ from .anatomy import describe, draw_axes
 from .bench_steps import table as step_costs
 from .claims import judge
 from .demo import activations, show_moments
-from .figures import draw_against, draw_settings, interactive_curves, panel, show, tabulate
+from .figures import draw_against, draw_settings, interactive_curves, label, panel, show, tabulate
 from .measures import basins, measure, measured
 from .plots import draw_heat, draw_measures, draw_pairs, draw_plane, draw_ranking, draw_ridges
 from .runs import RunConfig, Store, curves, epochs, grid, measured_on, probed, table
@@ -37,6 +37,7 @@ __all__ = [
     "interactive_curves",
     "intervals",
     "judge",
+    "label",
     "mean_interval",
     "measure",
     "measured",

@@ -60,16 +60,25 @@ VARIANT_STYLES = {
     "none-dropout": Style("no norm, dropout", "#8a8a8a", "P", (0, (4, 2))),
     "bn-dropout": Style("BN, dropout", "#2b7fc4", "8", (0, (4, 2))),
 }
+_NAMED = {**STYLES, **VARIANT_STYLES}
 _SEQUENCE = (("#3b62c8", "o"), ("#2a93b5", "s"), ("#2fa062", "^"), ("#b08d00", "D"), ("#d0612a", "v"), ("#b8458a", "P"))
+
+
+def label(name: str) -> str:
+    """The name of a normalizer or variant as readers see it; any other name as it is.
+
+    >>> label("cln"), label("fnbl-text"), label("fnbb as published")
+    ('ChannelLN', 'FNBL, text', 'fnbb as published')
+    """
+    return _NAMED[name].label if name in _NAMED else name
 
 
 def styles(by: str, values: Iterable[Any]) -> dict[str, Style]:
     """How the lines of a figure look: a normalizer as everywhere in the book, the values of a setting in a sequence
     from blue to red."""
-    named = {**STYLES, **VARIANT_STYLES}
     order = list(dict.fromkeys(values))
-    if all(str(value) in named for value in order):
-        return {str(value): named[str(value)] for value in order}
+    if all(str(value) in _NAMED for value in order):
+        return {str(value): _NAMED[str(value)] for value in order}
     words = {"batch_size": "batch ", "lr": "lr ", "num_groups": "groups ", "layer": "layer "}.get(by, "")
     looks = itertools.cycle(_SEQUENCE)
     if not any(isinstance(value, str) for value in order):

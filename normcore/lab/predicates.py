@@ -17,7 +17,7 @@ import pandas as pd
 
 from . import bench_steps
 from .errors import UsageError, unknown
-from .figures import STYLES
+from .figures import label
 from .measures import measure
 from .runs import Run
 from .stats import Interval, mean_interval
@@ -100,8 +100,8 @@ def _named(variant: Variant) -> str:
     flat: dict[str, Any] = {}
     for field, value in _fields(variant).items():
         flat |= value if isinstance(value, Mapping) else {field: value}
-    if flat.get("norm") in STYLES:
-        flat["norm"] = STYLES[flat["norm"]].label
+    if "norm" in flat:
+        flat["norm"] = label(flat["norm"])
     plain = ("norm", "dataset", "colours", "activation")
     return ", ".join(str(v) if k in plain else f"{_words(k)}{_plainly(v)}" for k, v in flat.items())
 

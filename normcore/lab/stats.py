@@ -1,5 +1,6 @@
 """Means over seeds with 95 % bootstrap intervals, paired differences, and choices by a search."""
 
+import math
 import warnings
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -24,7 +25,8 @@ class Interval(NamedTuple):
 
     def __format__(self, spec: str) -> str:
         spec = spec or ".3f"
-        return f"{self.mean:{spec}} [{self.low:{spec}}, {self.high:{spec}}]"
+        interval = "" if math.isnan(self.low) else f" [{self.low:{spec}}, {self.high:{spec}}]"  # of one seed, none
+        return f"{self.mean:{spec}}{interval}"
 
 
 def mean_interval(values: ArrayLike, confidence: float = CONFIDENCE) -> Interval:

@@ -47,6 +47,7 @@ def test_one_value_has_no_interval_and_equal_values_an_empty_one() -> None:
     assert single.mean == 2
     assert math.isnan(single.low)
     assert math.isnan(single.high)
+    assert f"{single:.2f}" == f"{single.mean:.2f}"
     assert mean_interval([2.0, 2.0]) == (2, 2, 2)
 
 
