@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from .. import make_norm
-from .figures import STYLES, Html, captioned, tabulate
+from .figures import STYLES, Html, captioned, label, tabulate
 
 Place = tuple[int, int, int]
 
@@ -154,7 +154,7 @@ def draw_axes(*names: str, **options: Any) -> Html:
         options: of the layers.
     """
     if len(names) > 1:
-        panels = [Panel(STYLES[n].label, n, reads(make_ready(n, **options), _place(n))) for n in names]
+        panels = [Panel(label(n), n, reads(make_ready(n, **options), _place(n))) for n in names]
     else:
         panels = _by_mode(names[0], options)
     words = " ".join(map(str, panels))
@@ -282,7 +282,7 @@ def describe(*names: str, shape: Sequence[int] = SHAPE, only: Sequence[str] | No
     wanted = only or list(found[names[0]])
     if len(names) > 1:
         formulas = ({what: _said(row[what], numbers=False) for what in wanted} for row in found.values())
-        return tabulate({"": STYLES[name].label} | row for name, row in zip(names, formulas, strict=True))
+        return tabulate({"": label(name)} | row for name, row in zip(names, formulas, strict=True))
     head = f"for an input of {' × '.join(map(str, shape))}"
     return tabulate({"": what, head: _said(found[names[0]][what])} for what in wanted)
 

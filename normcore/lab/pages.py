@@ -127,7 +127,7 @@ def _normalizer_links(names: Iterable[str]) -> str:
     """To the pages of the normalizers, where the table of contents has them."""
     contents = (paths.root() / "book" / "_toc.yml").read_text(encoding="utf-8").split()
     there = [name for name in names if f"normalizers/{name}" in contents]
-    return ", ".join(f"[{figures.STYLES[name].label}](normalizers/{name}.ipynb)" for name in there)
+    return ", ".join(f"[{figures.label(name)}](normalizers/{name}.ipynb)" for name in there)
 
 
 # --- the status page -------------------------------------------------------------------------------------
@@ -274,7 +274,7 @@ def _lead_words(profile: str, runs: Sequence[Run]) -> str:
             parts.append(f"diverged in {sum(group['status'] == 'diverged')} of {len(group)} ({name})")
             continue
         interval = mean_interval(group["test_accuracy"])
-        parts.append(f"{interval:.4f} ({figures.STYLES[str(name)].label}, {len(group)} seeds)")
+        parts.append(f"{interval:.4f} ({figures.label(str(name))}, {len(group)} seeds)")
     dataset = ", ".join(sorted(set(rows["dataset"])))
     setting = f"profile `{profile}`, {measured_on(runs)}"
     what = "test accuracy at the end of training, mean and 95 % interval"

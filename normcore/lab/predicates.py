@@ -54,14 +54,14 @@ class Part:
     @property
     def found(self) -> str:
         """What was measured, in words."""
-        value, alone = self.effect.mean, math.isnan(self.effect.low)
+        value = self.effect.mean
         if math.isnan(value):
             return self.measured
-        if self.seeds is None and alone:
+        if self.seeds is None and math.isnan(self.effect.low):
             exact = f"{value:.4g}" if abs(value) > 1e-6 else f"{value:.1g}"  # of a rounding error the size says all
             return f"{self.measured}: {exact}"
         spec = "+,.0f" if abs(value) >= 100 else "+.4f" if self.seeds else ".3f"
-        return f"{self.measured}: {format(value, spec) if alone else format(self.effect, spec)}"
+        return f"{self.measured}: {self.effect:{spec}}"
 
 
 Predicate = Callable[..., Part]

@@ -80,8 +80,8 @@ def _cell_name(where: str) -> str:
 
 def _label(layer: str) -> str:
     if layer == TEXT:
-        return f"{figures.STYLES['fnbl'].label} (text)"
-    return "memory floor" if layer == FLOOR else figures.STYLES[layer].label
+        return f"{figures.label('fnbl')} (text)"
+    return "memory floor" if layer == FLOOR else figures.label(layer)
 
 
 def _times(shape: str) -> str:
@@ -143,7 +143,7 @@ def _full_norms(found: Mapping[str, Any]) -> str:
 
 def _variant(name: str, norm: str) -> str:
     rest = name.removeprefix(norm).strip(" -")
-    return figures.STYLES[norm].label + (f" ({rest})" if rest else "")
+    return figures.label(norm) + (f" ({rest})" if rest else "")
 
 
 def _interval(value: Sequence[float]) -> str:
