@@ -71,7 +71,8 @@ def batches(items: Tensor, config: RunConfig, start: int) -> Iterator[Tensor]:
     for step in range(start, config.steps):
         epoch, at = divmod(step, per_epoch)
         if step == start or at == 0:
-            generator = torch.Generator().manual_seed(config.seed * 1_000_003 + epoch)
+            shuffled = config.seed * 1_000_003 + (epoch if config.order == "shuffled" else 0)
+            generator = torch.Generator().manual_seed(shuffled)
             order = items[torch.randperm(len(items), generator=generator).to(items.device)]
         yield order[at * config.batch_size : (at + 1) * config.batch_size]
 

@@ -1,7 +1,8 @@
 """The networks of the experiments, each with a slot for a normalizer."""
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -98,17 +99,23 @@ def fourconv(norm: Norm, channels: int, classes: int, image_size: int, noise: bo
     return nn.Sequential(OrderedDict(features=nn.Sequential(*stages), head=head))
 
 
-def catdog(norm: Norm, channels: int, classes: int, image_size: int, head_norm: bool = True) -> nn.Module:
+def catdog(
+    norm: Norm, channels: int, classes: int, image_size: int, head_norm: bool = True,
+    head_options: Mapping[str, Any] | None = None,
+) -> nn.Module:  # fmt: skip
     """The network of S0, reconstructed: its drawing is lost, and this fits every fragment that is left.
 
     Two 3x3 convolutions of 16 channels, each with the normalizer, ReLU and a 3x3 max-pooling of stride 2; then
     linear layers of 128, 128 and ``classes`` units. Behind the flattening the source always normalizes by BN,
-    whatever stands before it; ``head_norm=False`` leaves that out.
+    whatever stands before it; ``head_norm=False`` leaves that out, ``head_options`` are that BN's.
 
     Parts: ``features``, where the normalizer is, and ``head``.
     """
     side = -(-image_size // 4)  # rounded up
-    between = BatchNorm if head_norm else nn.Identity
+
+    def between(number: int) -> nn.Module:
+        return BatchNorm(number, **(head_options or {})) if head_norm else nn.Identity()
+
     # max-pooling and ReLU commute, to the bit; ReLU after it has a quarter of the work
     features = nn.Sequential(
         nn.Conv2d(channels, 16, 3, padding=1), norm(16), nn.MaxPool2d(3, 2, 1), nn.ReLU(),

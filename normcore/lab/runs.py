@@ -18,13 +18,14 @@ from typing import Any
 import pandas as pd
 
 from .. import factory
-from . import data, models, paths
+from . import data, keras_contrib, models, paths
 from .errors import UsageError, unknown
 from .files import write_json
 from .outliers import KINDS
 from .probes import PROBES, Probed
 
 OPTIMIZERS = ("adam", "sgd")
+ORDERS = ("shuffled", "fixed")
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class RunConfig:
         outliers, outlier_kind: this share of the training images is outlying, in one of ``outliers.KINDS``.
         foreign: a data set whose images stand for outliers of the kind ``foreign``.
         probes: names of ``probes.PROBES`` -> taken every so many steps, at the start and at the end.
+        order: ``shuffled`` anew each epoch, or ``fixed``: every epoch in the order of the first.
     """
 
     dataset: str
@@ -70,6 +72,7 @@ class RunConfig:
     outlier_kind: str = "scaled"
     foreign: str = ""
     probes: dict[str, Any] = field(default_factory=dict)
+    order: str = "shuffled"
 
     def __post_init__(self) -> None:
         _check_types(self)
@@ -95,8 +98,9 @@ class RunConfig:
         """Refuse a data set, model, norm or optimizer that there is none of. Apart from the other checks, since
         a result can be read where its data set is not known."""
         known: dict[str, Collection[str]] = {
-            "dataset": data.registry(), "model": models.MODELS, "norm": factory.NORMS, "optimizer": OPTIMIZERS,
-            "colours": data.COLOURS, "outlier_kind": KINDS,
+            "dataset": data.registry(), "model": models.MODELS,
+            "norm": (*factory.NORMS, *keras_contrib.NORMS), "optimizer": OPTIMIZERS,
+            "colours": data.COLOURS, "outlier_kind": KINDS, "order": ORDERS,
         }  # fmt: skip
         for name, names in known.items():
             if getattr(self, name) not in names:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..factory import make_norm
 from ..layers import ClipSchedule, VirtualBatchNorm, reference_pass
-from . import data, models, probes
+from . import data, keras_contrib, models, probes
 from .errors import LabError, UsageError
 from .files import replacing
 from .images import Images, batches, foreign_images, splits
@@ -24,6 +24,7 @@ from .outliers import Outliers
 from .provenance import provenance
 from .runs import Run, RunConfig
 
+HALVES = ("accuracy_a", "accuracy_b")  # of the evaluation curve; see evaluate
 CHECKPOINT_EVERY = 60.0  # seconds; what a killed run loses at the most
 
 
@@ -39,7 +40,8 @@ def build(config: RunConfig, dataset: data.Dataset, device: torch.device) -> nn.
         options = dict(config.norm_options)
         if isinstance(options.get("schedule"), dict):  # of BatchRenorm, written as what a result file can hold
             options["schedule"] = ClipSchedule(**options["schedule"])
-        return make_norm(config.norm, channels, **options)
+        make_layer = keras_contrib.NORMS.get(config.norm)
+        return make_layer(channels, **options) if make_layer else make_norm(config.norm, channels, **options)
 
     make = models.MODELS[config.model]
     try:
@@ -145,18 +147,26 @@ def stepper(
 @torch.no_grad()
 def evaluate(
     model: nn.Module, images: Images, items: Tensor, batch_size: int = 125, reference: Tensor | None = None
-) -> tuple[float, float]:
-    """Mean cross-entropy and accuracy over the items, in evaluation mode."""
+) -> dict[str, float]:
+    """Mean cross-entropy and accuracy over the items, in evaluation mode; and the accuracy over each of two fixed
+    halves of them, drawn at random once for all runs, so that a step can be chosen on one and judged on the other."""
     model.eval()
-    loss, right = torch.zeros(2, dtype=torch.float64, device=items.device)
+    loss = torch.zeros((), dtype=torch.float64, device=items.device)
+    right = []
     with referred(model, reference):
         for index in items.split(batch_size):
             x, y = images.batch(index)
             scores = model(x)
             loss += F.cross_entropy(scores, y, reduction="sum")
-            right += (scores.argmax(1) == y).sum()
+            right.append(scores.argmax(1) == y)
     model.train()
-    return loss.item() / len(items), right.item() / len(items)
+    hits = torch.cat(right).double()
+    shuffled = hits[torch.randperm(len(items), generator=torch.Generator().manual_seed(0)).to(hits.device)]
+    a, b = shuffled.tensor_split(2)
+    return {
+        "loss": loss.item() / len(items), "accuracy": hits.mean().item(),
+        "accuracy_a": a.mean().item(), "accuracy_b": b.mean().item(),
+    }  # fmt: skip
 
 
 def keep_memory() -> None:
@@ -238,7 +248,8 @@ class _Training:
         self.done = 0
         self.diverged_at: int | None = None
         self.curves: dict[str, dict[str, list[float]]] = {
-            split: {"step": [], "loss": [], "accuracy": []} for split in ("train", "batch", config.evaluated_on)
+            split: {name: [] for name in ("step", "loss", "accuracy", *HALVES * (split == config.evaluated_on))}
+            for split in ("train", "batch", config.evaluated_on)
         }
         self.probes: probes.Probed = {}
 
@@ -278,15 +289,16 @@ class _Training:
         if bad is not None:
             self.diverged_at = self.done - len(values) + bad + 1
             return
-        self._point("train", sum(values) / len(values), right.sum().item() / (size * len(values)))
+        self._point("train", loss=sum(values) / len(values), accuracy=right.sum().item() / (size * len(values)))
         if evaluated:
-            self._point("batch", values[-1], right[-1].item() / size)
-            found = evaluate(self.model, self.held_out, self.held_items, reference=self.reference)
-            self._point(self.config.evaluated_on, *found)
+            self._point("batch", loss=values[-1], accuracy=right[-1].item() / size)
+            measured = evaluate(self.model, self.held_out, self.held_items, reference=self.reference)
+            self._point(self.config.evaluated_on, **measured)
 
-    def _point(self, curve: str, loss: float, accuracy: float) -> None:
-        for name, value in (("step", self.done), ("loss", round(loss, 6)), ("accuracy", round(accuracy, 6))):
-            self.curves[curve][name].append(value)
+    def _point(self, curve: str, **metrics: float) -> None:
+        self.curves[curve]["step"].append(self.done)
+        for name, value in metrics.items():
+            self.curves[curve][name].append(round(value, 6))
 
     def probe(self, index: Tensor, last: bool = False) -> None:
         """What the probes that are due find before the step on this batch."""
