@@ -19,7 +19,7 @@ from ..factory import NORMS
 from ..layers import VirtualBatchNorm
 from . import data, models, paths
 from .bench_layers import TEXT, median_interval, take_turns
-from .catdog import configs
+from .catdog import HEAD, configs
 from .definitions import KERAS_EPS
 from .errors import LabError
 from .images import Images
@@ -152,11 +152,12 @@ class _Variant:
 
 
 def _config(name: str, image_size: int, batch_size: int) -> RunConfig:
-    """As the experiments have it, but for FNBL by its code, which they take from ``cln``."""
+    """As the experiments have it, with BN behind the flattening of all but the plain network, and but for FNBL by its
+    code, which they take from ``cln``."""
     base = "fnbl" if name in (CODE, PUBLISHED_BL) else name.partition(" ")[0]
     options: dict[str, Any] = {"norm_options": {"semantics": "code"}} if base == "fnbl" else {}
     (config,) = configs(
-        [base], dataset="shapes", image_size=image_size, batch_size=batch_size, steps=SOURCE_STEPS, seeds=1,
+        [base if base == "none" else base + HEAD], dataset="shapes", image_size=image_size, batch_size=batch_size, steps=SOURCE_STEPS, seeds=1,
         **options,
     )  # fmt: skip
     return config

@@ -161,12 +161,17 @@ def evaluate(
             right.append(scores.argmax(1) == y)
     model.train()
     hits = torch.cat(right).double()
-    shuffled = hits[torch.randperm(len(items), generator=torch.Generator().manual_seed(0)).to(hits.device)]
-    a, b = shuffled.tensor_split(2)
+    a, b = halves(hits)
     return {
         "loss": loss.item() / len(items), "accuracy": hits.mean().item(),
         "accuracy_a": a.mean().item(), "accuracy_b": b.mean().item(),
     }  # fmt: skip
+
+
+def halves(values: Tensor) -> tuple[Tensor, ...]:
+    """The values of one half of the items and of the other, drawn at random, the same for every run."""
+    order = torch.randperm(len(values), generator=torch.Generator().manual_seed(0))
+    return values[order.to(values.device)].tensor_split(2)
 
 
 def keep_memory() -> None:

@@ -21,6 +21,12 @@ def test_an_epoch_sees_every_image_once() -> None:
     assert not torch.equal(seen, again)
 
 
+def test_a_fixed_order_is_the_first_epoch_s_in_every_epoch() -> None:
+    shuffled = list(batches(torch.arange(96), config(steps=6), 0))
+    fixed = list(batches(torch.arange(96), config(steps=6, order="fixed"), 0))
+    assert [index.tolist() for index in fixed] == [index.tolist() for index in shuffled[:3]] * 2
+
+
 def test_batches_can_be_found_again_from_any_step() -> None:
     whole = list(batches(torch.arange(100), config(steps=10), 0))
     for start in (1, 3, 7):

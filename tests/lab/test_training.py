@@ -94,6 +94,23 @@ def test_evaluation_is_over_the_whole_test_set_in_evaluation_mode() -> None:
     assert loss == pytest.approx(nn.functional.cross_entropy(scores, y).item(), rel=1e-5)
 
 
+def test_two_fixed_halves_of_the_test_images_are_judged_apart() -> None:
+    one, other = (train(config(seed=seed), CPU).curves["test"] for seed in (0, 1))
+    for points in (one, other):
+        assert points.keys() == {"step", "loss", "accuracy", "accuracy_a", "accuracy_b"}
+        for whole, a, b in zip(points["accuracy"], points["accuracy_a"], points["accuracy_b"], strict=True):
+            assert a * 180 == pytest.approx(round(a * 180), abs=1e-3)  # of 360 images
+            assert (a + b) / 2 == pytest.approx(whole, abs=1e-6)
+    assert one["accuracy_a"] != one["accuracy_b"]
+
+
+def test_the_halves_are_of_both_classes() -> None:
+    """Rows may come class by class in turn: every other image would be one class."""
+    labels = torch.arange(4999) % 2
+    first = training.halves(labels)[0]
+    assert 0.45 < first.double().mean() < 0.55
+
+
 def test_the_current_batch_has_a_point_at_each_evaluation() -> None:
     """Of the last batch before it alone, and not the mean since the point before, which the training curve has."""
     coarse = train(config(steps=10, eval_every=4, log_every=3), CPU)
