@@ -157,8 +157,8 @@ def _config(name: str, image_size: int, batch_size: int) -> RunConfig:
     base = "fnbl" if name in (CODE, PUBLISHED_BL) else name.partition(" ")[0]
     options: dict[str, Any] = {"norm_options": {"semantics": "code"}} if base == "fnbl" else {}
     (config,) = configs(
-        [base if base == "none" else base + HEAD], dataset="shapes", image_size=image_size, batch_size=batch_size, steps=SOURCE_STEPS, seeds=1,
-        **options,
+        [base if base == "none" else base + HEAD], dataset="shapes", image_size=image_size, batch_size=batch_size,
+        steps=SOURCE_STEPS, seeds=1, **options,
     )  # fmt: skip
     return config
 

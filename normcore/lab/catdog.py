@@ -151,6 +151,6 @@ def overview(measures: pd.DataFrame, costs: pd.DataFrame, note: str) -> Html:
     return show(
         drawn,
         alt="Highest test accuracy against time to a training loss of 0.3, a point a normalizer.",
-        caption="Accuracy against speed, no BN behind the flattening, means and 95 % intervals over seeds. A run that never came down to the loss "
-        f"stands at its whole time. {note}",
+        caption="Accuracy against speed, no BN behind the flattening: means and 95 % intervals over seeds. A run that "
+        f"never came down to the loss stands at its whole time. {note}",
     )

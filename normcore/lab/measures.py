@@ -45,7 +45,8 @@ def curve(run: Run, metric: str, window: Window | None = None) -> NDArray[np.flo
     """The values of a curve, such as ``test_accuracy``, in the window."""
     split, _, name = metric.partition("_")
     points = run.curves.get(split, {})
-    if name not in ("loss", "accuracy", "accuracy_a", "accuracy_b") or (not points and split not in ("train", "batch", "test", "validation")):
+    metrics, splits = ("loss", "accuracy", "accuracy_a", "accuracy_b"), ("train", "batch", "test", "validation")
+    if name not in metrics or (not points and split not in splits):
         raise UsageError(f"unknown measure {metric!r}: one of {', '.join(MEASURES)}, or split and metric")
     low, high = window or (0, run.config.steps)
     pairs = zip(points.get("step", ()), points.get(name, ()), strict=True)

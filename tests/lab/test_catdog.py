@@ -133,8 +133,8 @@ def test_a_name_says_whether_bn_stands_behind_the_flattening() -> None:
         assert behind(f"{name}-head") == [(1e-5, 0.1)] * 2
         assert variant(name).norm == variant(f"{name}-head").norm
     assert {name: behind(name) for name in catdog.REPORT} == {
-        **dict.fromkeys(("bn-report", "ln-report", "in-report", "gn-report"), []),
-        **dict.fromkeys(("fnbb-report", "fnbl-report"), [(1e-3, 0.01)] * 2),
+        **{name: [] for name in ("bn-report", "ln-report", "in-report", "gn-report")},
+        **{name: [(1e-3, 0.01)] * 2 for name in ("fnbb-report", "fnbl-report")},
     }
 
 
