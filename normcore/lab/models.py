@@ -1,23 +1,35 @@
 """The networks of the experiments, each with a slot for a normalizer."""
 
+import functools
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from ..factory import make_norm
 from ..layers import BatchNorm
 from .errors import UsageError, unknown
 
 #: makes the normalization layer for a number of channels
 Norm = Callable[[int], nn.Module]
 
-#: normalizers that need spatial axes, and so cannot stand behind a linear layer
-SPATIAL_ONLY = ("in", "lrn")
-
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid, "gelu": nn.GELU,
 }  # fmt: skip
+
+
+@functools.cache
+def spatial_only(norm: str) -> bool:
+    """Whether a normalizer needs spatial axes, and so cannot stand behind a linear layer. The layer itself is asked: one
+    that refuses an input without them, or gives out a constant there, can do nothing for what comes behind it."""
+    x = torch.linspace(-1, 2, 12).square().view(3, 4)
+    try:
+        y = make_norm(norm, 4)(x)
+    except (ValueError, RuntimeError):
+        return True
+    return bool((y - y[0]).abs().max() < 1e-6)
 
 
 def lenet5(

@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from .models import SPATIAL_ONLY
+from .models import spatial_only
 from .runs import RunConfig, grid
 
 #: name -> its runs
@@ -40,10 +40,16 @@ def name(frame: pd.DataFrame, made: Variants) -> pd.DataFrame:
     return named.sort_values("variant", key=lambda column: column.map(order), kind="stable", ignore_index=True)
 
 
+def placed(norm: str) -> dict[str, Any]:
+    """The fields of a run of LeNet-5 with this normalizer wherever it can stand: behind every layer, or behind the
+    convolutions alone."""
+    return {"norm": norm, **({"model_options": {"linear_norm": False}} if spatial_only(norm) else {})}
+
+
 def in_lenet5(norms: Iterable[str], steps: int) -> dict[str, dict[str, Any]]:
     """The variants of LeNet-5 with each of these normalizers, behind every layer where it can stand."""
     named: dict[str, dict[str, Any]] = {
-        norm: {"norm": norm, "model_options": {"linear_norm": norm not in SPATIAL_ONLY}} for norm in norms
+        norm: {"norm": norm, "model_options": {"linear_norm": not spatial_only(norm)}} for norm in norms
     }
     if "brn" in named:
         named["brn"]["norm_options"] = {"schedule": renorm_schedule(steps)}

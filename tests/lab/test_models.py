@@ -8,12 +8,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
+from torch import Tensor, nn
 
+from normcore import Norm
 from normcore.factory import NORMS
 from normcore.lab import data, training
 from normcore.lab.errors import UsageError
-from normcore.lab.models import ACTIVATIONS, MODELS, SPATIAL_ONLY, UnsteadyNoise, alexnet, fourconv, lenet5
+from normcore.lab.models import ACTIVATIONS, MODELS, UnsteadyNoise, alexnet, fourconv, lenet5, spatial_only
 
 from .helpers import config
 
@@ -127,13 +128,24 @@ def test_linear_layers_can_be_left_bare(norm_first: bool) -> None:
 def test_lenet5_trains_with_every_normalizer_where_it_can_stand(norm: str) -> None:
     """Those that need spatial axes, behind the convolutions alone."""
     dataset = data.load("digits", 14)
-    options = {"linear_norm": norm not in SPATIAL_ONLY}
+    options = {"linear_norm": not spatial_only(norm)}
     model = training.build(config(norm=norm, model_options=options), dataset, torch.device("cpu"))
     model(torch.randn(8, 1, 14, 14)).square().mean().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
 
 
-@pytest.mark.parametrize("norm", SPATIAL_ONLY)
+def test_the_layers_themselves_say_which_need_spatial_axes(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert {norm for norm in NORMS if spatial_only(norm)} == {"in", "lrn"}
+
+    class Flattening(Norm):  # takes the input, and gives out the same whatever it is
+        def forward(self, x: Tensor) -> Tensor:
+            return (x - x.flatten(2).mean(2).view(*x.shape[:2], *[1] * (x.dim() - 2))) if x.dim() > 2 else x - x
+
+    monkeypatch.setitem(NORMS, "flattening", Flattening)
+    assert spatial_only("flattening")
+
+
+@pytest.mark.parametrize("norm", ["in", "lrn"])
 def test_what_needs_spatial_axes_cannot_stand_behind_a_linear_layer(norm: str) -> None:
     model = training.build(config(norm=norm), data.load("digits", 14), torch.device("cpu"))
     with pytest.raises((ValueError, IndexError, RuntimeError)):

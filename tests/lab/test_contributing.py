@@ -1,0 +1,48 @@
+"""The example of CONTRIBUTING.md does what is said of it: it is read from there, and trained."""
+
+import re
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import normcore
+from normcore import NORMS, Norm
+from normcore.functional import fused_norm
+from normcore.lab import variants
+from normcore.lab.training import train
+
+from .helpers import config
+
+TEXT = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text(encoding="utf-8")
+
+
+def block(beginning: str) -> str:
+    """The block of Python code with this in its first line."""
+    blocks = map(textwrap.dedent, re.findall(r"```python\n(.*?)\n *```", TEXT, flags=re.DOTALL))
+    (code,) = (code for code in blocks if beginning in code.splitlines()[0])
+    return code
+
+
+@pytest.fixture
+def example(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    names = {**vars(normcore), "Norm": Norm, "fused_norm": fused_norm, "Tensor": torch.Tensor, "torch": torch}
+    exec(block("class CenteredNorm"), names)
+    monkeypatch.setitem(NORMS, "centered", names["CenteredNorm"])
+    return names
+
+
+def test_its_test_passes(example: dict[str, Any]) -> None:
+    exec(block("def test_centered_norm"), example)
+    example["test_centered_norm_follows_its_formula"]()
+
+
+@pytest.mark.usefixtures("store", "example")
+def test_lenet5_learns_with_it_as_the_command_has_it() -> None:
+    """Behind the linear layers it would give out a constant: it is left out there, and the network learns."""
+    placed = variants.placed("centered")
+    assert placed == {"norm": "centered", "model_options": {"linear_norm": False}}
+    run = train(config(**placed, steps=90, lr=0.003, optimizer="adam", eval_every=45), torch.device("cpu"))
+    assert run.final["test_accuracy"] > 0.8
