@@ -22,8 +22,8 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 
 @functools.cache
 def spatial_only(norm: str) -> bool:
-    """Whether a normalizer needs spatial axes, and so cannot stand behind a linear layer. The layer itself is asked: one
-    that refuses an input without them, or gives out a constant there, can do nothing for what comes behind it."""
+    """Whether a normalizer needs spatial axes, and so cannot stand behind a linear layer. The layer itself is asked: it
+    refuses an input without them, or gives out a constant there, which tells what comes behind it nothing."""
     x = torch.linspace(-1, 2, 12).square().view(3, 4)
     try:
         y = make_norm(norm, 4)(x)
