@@ -220,7 +220,10 @@ def lrn() -> Measured:
     """With the constants of AlexNet, on positive responses: 16 channels at two positions of 500 inputs."""
     channels, reach = 16, 2
     x = random_values(500, channels, 2).abs()
-    factor = LocalResponseNorm(2 * reach + 1, alpha=5e-4, beta=0.75, k=2.0)(x) / x
+    layer, middle = LocalResponseNorm(2 * reach + 1, alpha=5e-4, beta=0.75, k=2.0), channels // 2
+    factor = layer(x) / x
+    raised = x.index_fill(1, torch.tensor(middle), x.max().item())
+    beside = [middle + d for d in range(-reach, reach + 1) if d]
     # the ratio of the larger response to the smaller one grows where it was multiplied by the larger factor
     gains = (x.unsqueeze(1) - x.unsqueeze(2)) * (factor.unsqueeze(1) - factor.unsqueeze(2)) > 0
     away = (torch.arange(channels).unsqueeze(0) - torch.arange(channels).unsqueeze(1)).abs()
@@ -231,6 +234,7 @@ def lrn() -> Measured:
         "share of pairs where the larger gains, in each other's window": share(gains[:, (away > 0) & (away <= reach)]),
         "share of pairs where the larger gains, outside of it": share(gains[:, away > reach]),
         "share of pairs where the larger gains, one channel at two positions": share(elsewhere),
+        "share of neighbours that a larger response lowers": share((layer(raised) < layer(x))[:, beside]),
         "share of responses that grow": share(factor > 1),
         "largest relative change of a ratio, all channels in one window": gap(together / together[:, :1], 1),
     }
