@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def pytest_configure(config: pytest.Config) -> None:
     # Before anything is imported: notebooks under nbval and training processes inherit it. No test, and no
-    # notebook that is validated, may write to the published results.
+    # notebook that is validated, writes among a person's own results.
     if "NORMCORE_RESULTS" not in os.environ:
         folder = config.rootpath / "_build" / "test"
         worker = getattr(config, "workerinput", {}).get("workerid", "main")
@@ -24,8 +24,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Results and caches of this test alone; returns the folder of results."""
+    """Results and caches of this test alone, nothing published; returns the folder of results."""
     monkeypatch.setenv("NORMCORE_RESULTS", str(tmp_path / "results"))
+    monkeypatch.setenv("NORMCORE_PUBLISHED", str(tmp_path / "published"))
     monkeypatch.setenv("NORMCORE_CACHE", str(tmp_path / "cache"))
     from normcore.lab import data
 

@@ -10,7 +10,7 @@ from .measures import basins, measure, measured
 from .plots import draw_heat, draw_measures, draw_pairs, draw_plane, draw_ranking, draw_ridges
 from .runs import RunConfig, Store, curves, epochs, grid, measured_on, probed, table
 from .stats import best, intervals, mean_interval, paired_difference
-from .sweep import Study
+from .study import Study
 
 __all__ = [
     "RunConfig",

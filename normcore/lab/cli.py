@@ -69,24 +69,31 @@ def _cell(value: Any) -> str:
 
 @app.command("experiments")
 def list_experiments(as_json: AsJson = False) -> None:
-    """List the experiments and the profile whose results are there."""
-    from .experiments import PROFILES, experiments
+    """List the experiments, and the profiles of which results are there: published ones, and your own."""
+    from . import paths
+    from .experiments import CUSTOM, PROFILES, experiments
     from .runs import Store
 
     rows = []
     for name, experiment in experiments().items():
-        store = Store(name)
-        complete = [profile for profile in PROFILES if store.has(profile)]
-        rows.append({"experiment": name, "title": experiment.title, "results": ", ".join(complete) or "none yet"})
+        published, own = Store(name, paths.published()), Store(name)
+        shown = [profile for profile in PROFILES if published.some(profile)]
+        mine = [p for p in (*PROFILES, CUSTOM) if any(map(own.own, own.profiles().get(p, {}).get("main", [])))]
+        rows.append({"experiment": name, "title": experiment.title, "published": ", ".join(shown) or "none yet",
+                     "your own": ", ".join(mine) or "none"})  # fmt: skip
     print(json.dumps(rows, indent=1)) if as_json else _show(rows)
 
 
 def _changes(settings: list[str]) -> dict[str, Any]:
+    from .experiments import HOW
+
     changes = {}
     for setting in settings:
         name, equals, value = setting.partition("=")
         if not equals:
             raise UsageError(f"--set takes key=value, got {setting!r}")
+        if name in HOW:
+            raise UsageError(f"--set is for what is run; {name} is how: use {HOW[name]}")
         try:
             changes[name] = yaml.safe_load(value)
             if isinstance(changes[name], str):  # YAML 1.1 takes 1e-3 for text
@@ -107,22 +114,19 @@ def run(
     changes: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a parameter of the notebook.")
     ] = None,
-    jobs: Annotated[int, typer.Option(min=1, help="Runs side by side; on a CPU one thread each.")] = 1,
+    jobs: Annotated[int, typer.Option(help="Runs side by side; on a CPU one thread each.")] = 1,
     shard: Annotated[str, typer.Option(help="i/n: do the i-th of n parts only.")] = "1/1",
     time_budget: Annotated[str, typer.Option(help="Stop cleanly after 90s, 9m or 1.5h; the next call goes on.")] = "",
+    train: Annotated[bool, typer.Option("--train/--no-train", help="Run what is missing, or only show.")] = True,
     to: Annotated[Path, typer.Option(help="Folder for the executed notebooks.")] = Path("_build/runs"),
 ) -> None:
-    """Run experiments by papermill. Results go to the store, the executed notebooks to _build/runs."""
+    """Run experiments by papermill: what is neither published nor among your own results. Those go to NORMCORE_RESULTS
+    (by default the folder results), the executed notebooks to _build/runs."""
     from .experiments import experiments, find
-    from .provenance import choose_device
-    from .sweep import Shard, parse_seconds
 
     chosen = list(experiments().values()) if names == ["all"] else [find(name) for name in names]
-    how = {"device": device, "fresh": fresh, "jobs": jobs, "shard": shard, "time_budget": time_budget}
+    how = {"device": device, "fresh": fresh, "jobs": jobs, "shard": shard, "time_budget": time_budget, "train": train}
     what = _changes(changes or [])
-    choose_device(device)
-    Shard.parse(shard)
-    parse_seconds(time_budget)
     for experiment in chosen:  # everything is checked before anything is run
         experiment.profile(profile)
         experiment.check({**what, **how})
@@ -156,20 +160,23 @@ def page(
 @app.command()
 def results(
     name: Annotated[str, typer.Argument(help="An experiment.")],
-    profile: Annotated[str, typer.Option(help="smoke, quick, half, full, custom, or published.")] = "published",
+    profile: Annotated[
+        str, typer.Option(help="smoke, quick, half, full, custom, or published (the best that is).")
+    ] = "published",
     stage: Annotated[str, typer.Option(help="The stage of the experiment, such as main or search.")] = "main",
     as_csv: AsCsv = False,
     as_json: AsJson = False,
 ) -> None:
     """One row a run of an experiment: configuration, final metrics, time, device. Without --csv or --json only what is
     most often asked for, and what differs between runs of a normalizer."""
+    from . import paths
     from .errors import unknown
     from .experiments import CUSTOM, PROFILES, PUBLISHED, find
     from .runs import Store, differences, table
 
     experiment = find(name)
+    store = Store(name, paths.published() if profile == PUBLISHED else None)
     profile = experiment.published() if profile == PUBLISHED else profile
-    store = Store(name)
     stages = store.profiles().get(profile)
     if stages is None:
         if profile in (*PROFILES, CUSTOM):
@@ -191,6 +198,35 @@ def results(
         differing = differences(found).drop(columns=short, errors="ignore")
         shown = [*short[:4], *differing.columns, short[4], *last, *short[5:]]
         _show(rows.assign(**differing)[shown].to_dict("records") if found else [])  # type: ignore[arg-type]
+
+
+@app.command()
+def publish(
+    name: Annotated[str, typer.Argument(metavar="EXPERIMENT", help="An experiment.")],
+    profile: Annotated[str, typer.Option(help="smoke, quick, half or full.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    mixed: Annotated[bool, typer.Option("--mixed", help="Take runs of other code than the published, too.")] = False,
+    replace: Annotated[bool, typer.Option("--replace", help="Put your runs in the place of published ones.")] = False,
+) -> None:
+    """Publish your own runs of a profile, as far as they go: those that the profile's own list names. The only command
+    that writes to the published results."""
+    from tempfile import TemporaryDirectory
+
+    from . import paths
+    from .experiments import find
+    from .publish import offer
+
+    with TemporaryDirectory() as scratch:
+        made = offer(find(name), profile, Path(scratch), mixed=mixed, replace=replace)
+    for sentence in (*(f"left out, {sentence}" for sentence in made.left), *made.notes):
+        console.print(sentence)
+    if made.empty:
+        raise LabError(f"there is nothing new to publish of {name} under profile {profile}")
+    for change in made.changes or ["no verdict changes"]:
+        console.print(change)
+    if yes or typer.confirm(f"Write {len(made.runs)} runs to {paths.published() / name}?", abort=True):
+        made.write(paths.published())
+        console.print(f"{name}: {len(made.runs)} runs are published under profile {profile}")
 
 
 @app.command()
@@ -230,7 +266,8 @@ def doctor(as_json: AsJson = False) -> None:
     while not space.exists():
         space = space.parent
     row = {
-        **found.pop("versions"), **found, "results": str(paths.results()), "cache": str(paths.cache()),
+        **found.pop("versions"), **found, "results": str(paths.results()),
+        "published": str(paths.published()), "cache": str(paths.cache()),
         "free_disk_gib": round(shutil.disk_usage(space).free / 2**30, 1),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
         "torch_compile": _try_compile(), "chromium": _chromium(),

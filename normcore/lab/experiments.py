@@ -8,8 +8,10 @@ whatever they show, and keep no results.
 
 import ast
 import functools
+import json
 import os
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,8 +25,15 @@ from .files import replacing
 from .runs import Run, Store
 
 PROFILES = ("smoke", "quick", "half", "full")
-PUBLISHED = "published"  # the best profile whose results are all there
+PUBLISHED = "published"  # the best profile that is published
 CUSTOM = "custom"  # runs with parameters that are no profile's
+
+#: parameters that say how a notebook is run, not what it computes -> the command's option for each
+HOW = {
+    "profile": "--profile", "device": "--device", "jobs": "--jobs", "fresh": "--fresh", "shard": "--shard",
+    "time_budget": "--time-budget", "train": "--no-train",
+}  # fmt: skip
+COUNTS = {"seeds", "epochs", "steps", "points"}  # of which there must be one: the last word of a parameter's name
 
 
 @dataclass(frozen=True)
@@ -76,11 +85,22 @@ class Experiment:
         rows = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
         return {**self.parameters, **self.check(rows.get(name, {})), "profile": name}
 
-    def check(self, changes: Mapping[str, Any]) -> dict[str, Any]:
-        """The changes, if every name is a parameter and every value of its type and range.
+    def profile_of(self, values: Mapping[str, Any]) -> str:
+        """The profile that parameters are of: the one that they name, if all that says what is run is as that profile
+        has it, else ``custom``."""
+        name: str = values["profile"]
+        if name == CUSTOM:
+            return CUSTOM
+        own = self.profile(name)
+        what = [n for n in self.parameters if n not in HOW]
+        written = [json.dumps([v[n] for n in what], sort_keys=True) for v in (own, values)]  # 1 and 1.0 are two values
+        return name if written[0] == written[1] else CUSTOM
 
-        The notebook's own value tells both: where that is positive, or a list that is not empty, so must be the
-        new one. Integers pass as numbers.
+    def check(self, changes: Mapping[str, Any]) -> dict[str, Any]:
+        """The changes, if every name is a parameter and every value of its type and range; integers pass as numbers.
+
+        The type is that of the notebook's own value. Of the ranges, those of how it is run are known here, and that a
+        count is at least 1. All others are the run configuration's, which refuses before anything is trained.
         """
         checked = {}
         for name, value in changes.items():
@@ -92,25 +112,36 @@ class Experiment:
             if type(value) is not type(default):
                 wanted = f"of type {type(default).__name__}, such as {default!r}"
                 raise UsageError(f"{name} of {self.name} must be {wanted}, got {value!r}")
-            if _numbers(default) and min(_numbers(default)) > 0 and not (_numbers(value) and min(_numbers(value)) > 0):
-                raise UsageError(f"{name} of {self.name} must be positive, such as {default!r}, got {value!r}")
-            if default and not value and not isinstance(value, bool | str):
-                raise UsageError(f"{name} of {self.name} must not be empty, such as {default!r}")
+            if name.rpartition("_")[2] in COUNTS and isinstance(value, int) and value < 1:
+                raise UsageError(f"{name} of {self.name} must be at least 1, got {value}")
             checked[name] = value
+        check_how(checked)
         return checked
 
     def published(self) -> str:
-        """The best profile whose runs are all in the store; ``smoke`` if there is none."""
-        store = Store(self.name)
-        return next((profile for profile in reversed(PROFILES) if store.has(profile)), "smoke")
+        """The best profile that has published runs of its comparison.
+
+        Raises:
+            LabError: if nothing of the experiment is published.
+        """
+        store = Store(self.name, paths.published())
+        best = next((profile for profile in reversed(PROFILES) if store.some(profile)), None)
+        if best is None:
+            raise LabError(
+                f"{self.notebook.name}: nothing of it is published; normcore run {self.name} --profile quick makes "
+                "results of your own"
+            )
+        return best
 
     def complete(self) -> list[tuple[str, list[Run]]]:
-        """Every profile whose runs are all there, the best first, and the runs of its comparison."""
-        store = Store(self.name)
-        return [(profile, store.runs(profile)) for profile in reversed(PROFILES) if store.has(profile)]
+        """Every profile that can be shown, the best first, and the runs of its comparison that are there: one's own
+        and the published ones. Own ones count when all of a profile are there, published ones as far as they go."""
+        store, published = Store(self.name), Store(self.name, paths.published())
+        shown = [p for p in reversed(PROFILES) if published.some(p) or store.has(p)]
+        return [(profile, store.runs(profile)) for profile in shown]
 
     def published_runs(self) -> tuple[str, list[Run]]:
-        """The published profile and the runs of its comparison; none where no profile is complete."""
+        """The best of the profiles that can be shown and the runs of its comparison; none where there is none."""
         return next(iter(self.complete()), ("smoke", []))
 
     def run(
@@ -119,36 +150,42 @@ class Experiment:
         """Execute the notebook by papermill; the copy with its outputs takes its final name only if it ended well.
 
         Args:
-            profile: one of ``PROFILES``, or ``published``.
+            profile: one of ``PROFILES``, or ``published``: the best that is published, of which nothing is trained
+                and of which only published runs are shown.
             changes: parameters that differ from the profile's. If one of them changes what is computed, the
-                runs are listed under the profile ``custom``, so that no published list is touched.
+                runs are listed under the profile ``custom``.
             output: where the executed copy goes; ``_build/runs/`` by default.
 
         Raises:
             UsageError: unknown profile or parameter, a value of the wrong type or range.
             ShardDone: the notebook did its shard of a sweep and stopped there.
             SweepIncomplete: the time budget ended, or a run failed.
-            LabError: a cell failed.
+            LabError: nothing is there that could be shown; a cell failed.
         """
-        parameters = self.profile(profile)
-        changes = self.check(changes or {})
-        if set(changes) - HOW:
-            parameters["profile"] = CUSTOM
+        parameters = {**self.profile(profile), **self.check(changes or {})}
+        if profile == PUBLISHED:
+            parameters["train"] = False
+            check_how(parameters)
+        parameters["profile"] = self.profile_of(parameters)
         output = output or paths.root() / "_build" / "runs" / self.notebook.name
-        return execute(self.notebook, output, {**parameters, **changes})
+        with paths.only(paths.published()) if profile == PUBLISHED else nullcontext():
+            return execute(self.notebook, output, parameters)
 
 
-def _numbers(value: Any) -> list[float]:
-    """All numbers in a parameter: itself, or those in its lists and tables."""
-    if isinstance(value, dict):
-        value = list(value.values())
-    if isinstance(value, list):
-        return [number for item in value for number in _numbers(item)]
-    return [value] if isinstance(value, int | float) and not isinstance(value, bool) else []
+def check_how(values: Mapping[str, Any]) -> None:
+    """Refuse, of the parameters in ``HOW`` that are given, what cannot be."""
+    from .provenance import choose_device
+    from .sweep import Shard, parse_seconds
 
-
-#: parameters that say how a notebook is run, not what it computes
-HOW = {"profile", "device", "jobs", "fresh", "shard", "time_budget"}
+    if values.get("profile", CUSTOM) not in (*PROFILES, CUSTOM):
+        raise unknown("profile", values["profile"], PROFILES)
+    choose_device(values.get("device", "auto"))
+    Shard.parse(values.get("shard", "1/1"))
+    parse_seconds(values.get("time_budget", ""))
+    if values.get("jobs", 1) < 1:
+        raise UsageError(f"jobs must be at least 1, got {values['jobs']}")
+    if values.get("fresh") and not values.get("train", True):
+        raise UsageError("fresh runs again what is there, and without training nothing is run: leave one of them out")
 
 
 def experiments() -> dict[str, Experiment]:
@@ -164,7 +201,7 @@ def find(name: str) -> Experiment:
     return known[name]
 
 
-_SAID: tuple[type[LabError], ...] = (UsageError, DataError, SweepIncomplete, ShardDone)
+_SAID: tuple[type[LabError], ...] = (UsageError, DataError, SweepIncomplete, ShardDone, LabError)
 
 
 def execute(notebook: Path, output: Path, parameters: Mapping[str, Any] | None = None) -> Path:

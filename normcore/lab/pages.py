@@ -291,8 +291,9 @@ def _lead_figure(runs: Sequence[Run]) -> str:
 
 
 def overview_svg() -> str:
-    """The README's picture: test accuracy by epoch of the lead experiment; empty before it has results."""
-    _, runs = find(_LEAD).published_runs()
+    """The README's picture: test accuracy by epoch of the lead experiment; empty before it has published results."""
+    with paths.only(paths.published()):  # it is a part of the repository, one's own results are not
+        _, runs = find(_LEAD).published_runs()
     if not runs:
         return ""
     frame = curves(runs)

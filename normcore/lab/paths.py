@@ -1,6 +1,9 @@
 """Where things are: the repository, the results, the caches, the user's data."""
 
 import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import platformdirs
@@ -17,10 +20,56 @@ def root() -> Path:
     raise UsageError("no normcore repository here: run this inside a clone (the folder with _config.yml)")
 
 
+def published() -> Path:
+    """The published results, which everything reads and only ``normcore publish`` writes: ``NORMCORE_PUBLISHED``, or
+    ``data/results`` of the repository; without one those that came with the package, if any did."""
+    chosen = os.environ.get("NORMCORE_PUBLISHED")
+    if chosen:
+        return Path(chosen).resolve()
+    try:
+        return root() / "data" / "results"
+    except UsageError:
+        return Path(__file__).parent / "results"
+
+
 def results() -> Path:
-    """The store of results: ``NORMCORE_RESULTS``, or ``data/results`` of the repository."""
+    """The results of one's own runs: ``NORMCORE_RESULTS``, or ``results`` of the repository; without one of the
+    working folder."""
     chosen = os.environ.get("NORMCORE_RESULTS")
-    return Path(chosen) if chosen else root() / "data" / "results"
+    if chosen:
+        return Path(chosen).resolve()
+    try:
+        return root() / "results"
+    except UsageError:
+        return Path.cwd() / "results"
+
+
+@contextmanager
+def only(folder: Path) -> Iterator[None]:
+    """Within the block, and for the processes that it starts, this folder's results are all there are. Nothing is
+    written to them."""
+    names = ("NORMCORE_RESULTS", "NORMCORE_PUBLISHED")
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(dict.fromkeys(names, str(folder)))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def plain(what: str, name: str) -> str:
+    """The name, if it is a plain one and so can be a part of a path: letters, digits, ``-`` and ``_``.
+
+    Raises:
+        UsageError: if it is not.
+    """
+    if not re.fullmatch(r"[\w-]+", name):
+        raise UsageError(f"{what} must be a plain name of letters, digits, - and _, got {name!r}")
+    return name
 
 
 def cache() -> Path:

@@ -9,8 +9,10 @@ import hashlib
 import itertools
 import json
 import math
+import re
 import warnings
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -105,6 +107,8 @@ class RunConfig:
         for name, names in known.items():
             if getattr(self, name) not in names:
                 raise unknown("data set" if name == "dataset" else name, getattr(self, name), names)
+        for name in filter(None, (self.dataset, self.foreign)):
+            paths.plain("the name of a data set", name)
         if self.foreign and self.foreign not in known["dataset"]:
             raise unknown("data set", self.foreign, known["dataset"])
         for probe in self.probes:
@@ -208,70 +212,129 @@ class Run:
 
 
 class Store:
-    """The results of one experiment, and the list of runs that each of its profiles is made of."""
+    """The results of one experiment, and the list of runs that each of its profiles is made of: one's own, laid over
+    the published ones. Written are one's own only.
 
-    def __init__(self, experiment: str) -> None:
-        self.experiment = experiment
-        self.folder = paths.results() / experiment
+    Args:
+        experiment: its name.
+        folder: where one's own are; ``paths.results()`` by default. With ``paths.published()`` the published ones are
+            all there are, and nothing is written.
+    """
+
+    def __init__(self, experiment: str, folder: Path | None = None) -> None:
+        self.experiment = paths.plain("the name of an experiment", experiment)
+        self.folder = (folder or paths.results()) / experiment
+        self.published = paths.published() / experiment
+        # where what would be one's own is the published store, as where that is all that is to be shown
+        self.read_only = self.folder.resolve().is_relative_to(self.published.parent.resolve())
 
     def path(self, key: str) -> Path:
-        return self.folder / f"{key}.json"
+        """The file of an own run."""
+        return self.folder / f"{_checked(key)}.json"
 
     def get(self, key: str) -> Run | None:
-        """The result, or None. A file that cannot be read is named, set aside, and counts as not there."""
+        """The result, or None. A file that cannot be read is named and counts as not there; an own one is set aside."""
+        return self.own(key) or _read(self.published / f"{_checked(key)}.json")
+
+    def own(self, key: str) -> Run | None:
+        """As :meth:`get`, of one's own runs alone."""
         path = self.path(key)
-        if not path.is_file():
-            return None
-        try:
-            return Run.from_json(json.loads(path.read_text(encoding="utf-8")))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            _set_aside(path, f"not a result ({error})")
-            return None
+        return None if self.read_only else _read(path, aside=True)
+
+    def find(self, key: str) -> Run | None:
+        """As :meth:`get`; where this experiment has none, the result of any other that has the very same run."""
+        return self.get(key) or next(filter(None, map(_read, self._elsewhere(key))), None)
+
+    def _elsewhere(self, key: str) -> Iterator[Path]:
+        for folder in (self.folder, self.published):
+            yield from sorted(folder.parent.glob(f"*/{_checked(key)}.json"))
 
     def put(self, run: Run) -> None:
+        self.refuse_published()
         write_json(self.path(run.key), run.to_json())
 
     def adopt(self, key: str) -> bool:
-        """Whether the result is there, or was: with another experiment, from which it is copied then."""
+        """Whether the result is there, or was: with another experiment, from which it is copied to one's own then."""
         if self.get(key) is not None:
             return True
-        for path in sorted(self.folder.parent.glob(f"*/{key}.json")):
-            run = Store(path.parent.name).get(key)
-            if run is not None:
-                self.put(run)
-                return True
-        return False
+        run = self.find(key)
+        if run is not None:
+            self.put(run)
+        return run is not None
 
     def profiles(self) -> dict[str, dict[str, list[str]]]:
-        """profile -> stage -> keys, for every profile that was ever asked for."""
-        found = {}
-        for path in sorted((self.folder / "profiles").glob("*.json")):
-            try:
-                found[path.stem] = dict(json.loads(path.read_text(encoding="utf-8")))
-            except (ValueError, TypeError) as error:
-                _set_aside(path, f"not an index ({error})")
-        return found
+        """profile -> stage -> keys, for every profile that is published or was ever asked for. A stage that was asked
+        for here is as it was asked for; a published list names published runs, which need not be all of a profile."""
+        merged: dict[str, dict[str, list[str]]] = {}
+        for folder in (self.published, self.folder):
+            for path in sorted((folder / "profiles").glob("[!.]*.json")):
+                aside = folder == self.folder and not self.read_only
+                merged[path.stem] = {**merged.get(path.stem, {}), **_read_index(path, aside)}
+        return {name: stages for name, stages in merged.items() if stages}
 
     def index(self, profile: str, stage: str, keys: Iterable[str]) -> None:
         """Note which runs a stage of a profile is made of."""
-        stages = {**self.profiles().get(profile, {}), stage: list(keys)}
-        write_json(self.folder / "profiles" / f"{profile}.json", stages)
+        self.refuse_published()
+        path = self.folder / "profiles" / f"{paths.plain('the name of a profile', profile)}.json"
+        write_json(path, {**(_read_index(path) if path.is_file() else {}), stage: list(keys)})
 
     def has(self, profile: str) -> bool:
         """Whether every run of the profile is there, and readable."""
         stages = self.profiles().get(profile, {})
         return bool(stages) and all(self.get(key) is not None for keys in stages.values() for key in keys)
 
+    def some(self, profile: str) -> bool:
+        """Whether a run of the profile's comparison is there."""
+        return any(self.get(key) is not None for key in self.profiles().get(profile, {}).get("main", []))
+
     def runs(self, profile: str, stage: str = "main") -> list[Run]:
         """The finished runs of a stage of a profile, in the order in which they were asked for."""
         keys = self.profiles().get(profile, {}).get(stage, [])
         return [run for run in map(self.get, keys) if run]
 
+    def refuse_published(self) -> None:
+        if self.read_only:
+            raise UsageError(
+                f"{self.folder.parent} holds the published results: nothing is written there but by normcore publish; "
+                "name another folder with NORMCORE_RESULTS"
+            )
 
-def _set_aside(path: Path, why: str) -> None:
-    aside = path.with_suffix(".json.corrupt")
-    path.replace(aside)
-    warnings.warn(f"{path} is {why}; set aside as {aside.name}", stacklevel=3)
+
+def _checked(key: str) -> str:
+    if not re.fullmatch(r"[0-9a-f]{16}", key):
+        raise UsageError(f"the name of a run is 16 hexadecimal digits, got {key!r}")
+    return key
+
+
+def _read(path: Path, aside: bool = False) -> Run | None:
+    """The result in a file, or None; one that cannot be read is named, and set aside if that is asked for."""
+    try:
+        return Run.from_json(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        _complain(path, f"not a result ({error})", aside)
+        return None
+
+
+def _read_index(path: Path, aside: bool = True) -> dict[str, list[str]]:
+    """stage -> keys, as :func:`_read`; empty where it cannot be read."""
+    try:
+        stages = dict(json.loads(path.read_text(encoding="utf-8")))
+        return {str(stage): [_checked(key) for key in keys] for stage, keys in stages.items()}
+    except FileNotFoundError:
+        return {}
+    except (ValueError, TypeError) as error:
+        _complain(path, f"not an index ({error})", aside)
+        return {}
+
+
+def _complain(path: Path, why: str, aside: bool) -> None:
+    if aside:
+        with suppress(FileNotFoundError):  # another process was first
+            path.replace(path.with_suffix(".json.corrupt"))
+    done = f"set aside as {path.stem}.json.corrupt" if aside else "left as it is"
+    warnings.warn(f"{path} is {why}; {done}", stacklevel=4)
 
 
 def table(runs: Iterable[Run]) -> pd.DataFrame:

@@ -85,7 +85,7 @@ def sweep(
             goes on.
     """
     wanted = {config.key: config for config in configs}
-    _check(wanted.values())
+    check(wanted.values())
     if jobs < 1:
         raise UsageError(f"jobs must be at least 1, got {jobs}")
     mine = [c for key, c in wanted.items() if shard is None or shard.holds(key)]
@@ -108,44 +108,7 @@ def sweep(
     return [run for run in found if run]
 
 
-class Study:
-    """One execution of an experiment's notebook: what is run, under which profile, and how.
-
-    Args:
-        experiment: its name; results go to the store of that name.
-        profile: ``smoke``, ``quick``, ``half``, ``full``, or a name of your own: under it the list of runs is kept.
-        device, jobs, fresh: see :func:`sweep`.
-        shard: ``"i/n"``, the part of the runs that this call does.
-        time_budget: ``"9m"``, ``"90s"``, ``"1.5h"``; empty for none. Counts from here.
-    """
-
-    def __init__(
-        self,
-        experiment: str,
-        profile: str,
-        *,
-        device: str = "auto",
-        jobs: int = 1,
-        fresh: bool = False,
-        shard: str = "1/1",
-        time_budget: str = "",
-    ) -> None:
-        self.store, self.profile = Store(experiment), profile
-        self.device, self.jobs, self.fresh = device, jobs, fresh
-        self.shard, self.deadline = Shard.parse(shard), time.monotonic() + parse_seconds(time_budget)
-
-    def run(self, configs: Iterable[RunConfig], stage: str = "main") -> list[Run]:
-        """Note that the profile consists of these runs at this stage, do what is missing, return them all."""
-        configs = list({config.key: config for config in configs}.values())
-        _check(configs)
-        self.store.index(self.profile, stage, [config.key for config in configs])
-        return sweep(
-            configs, self.store, device=self.device, jobs=self.jobs, fresh=self.fresh,
-            shard=self.shard, deadline=self.deadline,
-        )  # fmt: skip
-
-
-def _check(configs: Iterable[RunConfig]) -> None:
+def check(configs: Iterable[RunConfig]) -> None:
     """Each combination of names once: a sweep has many runs and few names."""
     names = ("dataset", "model", "norm", "optimizer", "colours", "outlier_kind", "foreign")
     for config in {(*(getattr(c, name) for name in names), *c.probes): c for c in configs}.values():

@@ -233,7 +233,7 @@ class _Training:
     """A run on its way: what it is made of, where it has got to, and what it has measured."""
 
     def __init__(self, config: RunConfig, device: torch.device) -> None:
-        self.clock, self.provenance = time.monotonic(), provenance(device)
+        self.clock, self.provenance = time.monotonic(), provenance(device, probed=bool(config.probes))
         self.provenance["started"] = datetime.now(UTC).isoformat(timespec="seconds")
         self.config, self.device = config, device
         self.dataset = dataset = data.load(config.dataset, config.image_size, config.colours)

@@ -107,22 +107,20 @@ def imagined(wanted: RunConfig) -> Run:
 
 @functools.cache
 def runs_of(experiment: str, profile: str) -> list[Run]:
-    """Made-up results of the runs that the notebook's own code notes for this profile, with three seeds."""
+    """Made-up results of the runs that the notebook's own code asks for in this profile, with three seeds."""
     cells = nbformat.read(find(experiment).notebook, as_version=4).cells
     (cell,) = [c.source for c in cells if c.cell_type == "code" and "lab.Study(" in c.source]
-    made: dict[str, Run] = {}
 
     def sweep(configs: Iterable[RunConfig], *_: Any, **__: Any) -> list[Run]:
-        made.update({wanted.key: imagined(wanted) for wanted in configs})
-        return list(made.values())
+        return [imagined(wanted) for wanted in configs]
 
     with pytest.MonkeyPatch.context() as patch, TemporaryDirectory() as folder:
         patch.setenv("NORMCORE_RESULTS", folder)
-        patch.setattr("normcore.lab.sweep.sweep", sweep)  # nothing is trained
+        patch.setattr("normcore.lab.study.sweep", sweep)  # nothing is trained
         patch.setattr(lab.catdog, "tables", lambda runs: (None, None))
-        exec(cell, {**find(experiment).profile(profile), "seeds": 3})
-        (noted,) = Store(experiment).profiles()[profile].values()
-    return [made[key] for key in noted]
+        names: dict[str, Any] = {**find(experiment).profile(profile), "seeds": 3}
+        exec(cell, names)
+    return list(names["runs"])
 
 
 @pytest.mark.parametrize("profile", ["quick", "half", "full"])
@@ -189,7 +187,7 @@ def runs_of_promises(experiment: str, profile: str) -> list[Run]:
 
     with pytest.MonkeyPatch.context() as patch, TemporaryDirectory() as folder:
         patch.setenv("NORMCORE_RESULTS", folder)
-        patch.setattr("normcore.lab.sweep.sweep", lambda configs, *_, **__: [run(c) for c in configs])
+        patch.setattr("normcore.lab.study.sweep", lambda configs, *_, **__: [run(c) for c in configs])
         patch.setattr("normcore.lab.data.train_items", lambda *_: 49990)
         for cell in code:
             exec(cell, names)

@@ -19,7 +19,7 @@ from normcore.lab import data, outliers, probes, training
 from normcore.lab.errors import UsageError
 from normcore.lab.probes import PROBES, Snapshot, due, take
 from normcore.lab.runs import Run, RunConfig, Store
-from normcore.lab.sweep import Study
+from normcore.lab.sweep import sweep
 from normcore.lab.training import OutOfTime, train
 
 from .helpers import config
@@ -399,7 +399,7 @@ def test_an_unknown_probe_is_refused_with_the_closest_and_yet_readable(
     with pytest.raises(UsageError, match="unknown probe 'shfit': did you mean shift"):
         wrong.check_names()
     with pytest.raises(UsageError, match="unknown probe 'shfit'"):
-        Study("trial", "quick").run([config(), config(probes={"smoothness": 1}), wrong])
+        sweep([config(), config(probes={"smoothness": 1}), wrong], Store("trial"))
     assert not Store("trial").folder.exists()
 
 

@@ -25,7 +25,7 @@ from normcore.lab.runs import (
     setting,
     table,
 )
-from normcore.lab.sweep import Study
+from normcore.lab.sweep import sweep
 
 from .helpers import config, made_up
 
@@ -111,7 +111,7 @@ def test_unknown_names_are_refused_before_a_run_and_yet_readable(
 ) -> None:
     wrong = config(**changes)
     with pytest.raises(UsageError, match=message):
-        Study("trial", "quick").run([config(), wrong, config(seed=1)])
+        sweep([config(), wrong, config(seed=1)], Store("trial"))
     assert not Store("trial").folder.exists()
     run = dataclasses.replace(made_up("bn", 0, [1.0], [0.5]), config=wrong)
     Store("trial").put(run)

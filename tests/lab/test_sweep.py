@@ -19,7 +19,7 @@ import torch
 from normcore.lab import runs as runs_module
 from normcore.lab.errors import ShardDone, SweepIncomplete, UsageError
 from normcore.lab.runs import RunConfig, Store
-from normcore.lab.sweep import Shard, Study, parse_seconds, sweep
+from normcore.lab.sweep import Shard, parse_seconds, sweep
 from normcore.lab.training import train
 
 from .helpers import config, write_pictures
@@ -67,10 +67,9 @@ def test_what_another_experiment_has_is_not_run_again(monkeypatch: pytest.Monkey
     with monkeypatch.context() as context:
         context.setattr("normcore.lab.sweep.train", None)  # would fail if it were called
         assert sweep(four(), second) == before
-        assert Study("third", "quick").run(four()) == before
+        assert sweep(four(), Store("third")) == before
     for run in before:
         assert second.path(run.key).read_bytes() == first.path(run.key).read_bytes()
-    assert Store("third").runs("quick") == before
     assert sweep([*four(), config(seed=2)], second)[:4] == before  # what nobody has is run
     assert second.get(config(seed=2).key)
     assert first.get(config(seed=2).key) is None
@@ -254,15 +253,6 @@ def test_bad_data_is_refused_before_anything_is_run(tmp_path: Path, monkeypatch:
 def test_jobs_must_be_positive() -> None:
     with pytest.raises(UsageError, match="jobs must be at least 1"):
         sweep(four(), Store("trial"), jobs=0)
-
-
-def test_a_study_lists_its_runs_under_its_profile() -> None:
-    study = Study("trial", "quick")
-    found = study.run(four()[:2], stage="search")
-    study.run(four()[2:])
-    assert set(study.store.profiles()["quick"]) == {"search", "main"}
-    assert study.store.runs("quick", "search") == found
-    assert study.store.has("quick")
 
 
 def test_progress_is_shown_on_a_terminal_and_nowhere_else(
