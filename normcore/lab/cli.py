@@ -165,7 +165,8 @@ def results(
     most often asked for, and what differs between runs of a normalizer."""
     from .errors import unknown
     from .experiments import CUSTOM, PROFILES, PUBLISHED, find
-    from .runs import Store, differences, table
+    from .runs import Store
+    from .tables import differences, table
 
     experiment = find(name)
     profile = experiment.published() if profile == PUBLISHED else profile

@@ -71,7 +71,7 @@ class ContribGroupNorm(Norm):
         if x.dim() != 4 or x.shape[2] % self.num_groups:
             raise ValueError(f"takes (N, C, H, W) with H a multiple of {self.num_groups}, got shape {tuple(x.shape)}")
         rows = x.movedim(1, -1)
-        n, h, w, c = rows.shape
+        n, _, _, c = rows.shape
         bands = rows.reshape(n * self.num_groups, -1)
         y = F.layer_norm(bands, bands.shape[1:], eps=self.eps).view(n, self.num_groups, -1, c)
         weight, bias = (self._of_bands(t) for t in (self.weight, self.bias))
