@@ -156,7 +156,7 @@ def epochs(
     number: int, dataset: str, image_size: int, batch_size: int, *, validation: int = 0, points: int = 10
 ) -> dict[str, int]:
     """The fields of a :class:`RunConfig` that make a run of so many epochs, evaluated after each, with
-    ``points`` points of the training curve an epoch."""
+    ``points`` points of the training curve an epoch. Of a set that the registry knows, no data need be there."""
     epoch = (data.train_items(dataset, image_size) - validation) // batch_size
     if epoch < 1:
         raise UsageError(f"batch_size={batch_size} and validation={validation} leave no batch to train on")
