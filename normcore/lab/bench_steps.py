@@ -222,7 +222,7 @@ def read(device: str = "cpu") -> dict[str, Any]:
     return found
 
 
-def table(device: str = "cpu") -> pd.DataFrame:
+def step_costs(device: str = "cpu") -> pd.DataFrame:
     """What a step costs with each normalizer, one row a variant of :func:`rows`.
 
     Args:

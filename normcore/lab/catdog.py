@@ -23,7 +23,8 @@ from .errors import UsageError
 from .figures import Html, show
 from .measures import measured
 from .plots import draw_plane
-from .runs import Run, RunConfig, curves, grid
+from .runs import Run, RunConfig, grid
+from .tables import curves
 from .variants import renorm_schedule
 
 LR, BATCH_SIZE = 1e-4, 16  # the source's, unless it sweeps them
@@ -134,7 +135,7 @@ def overview(measures: pd.DataFrame, costs: pd.DataFrame, note: str) -> Html:
 
     Args:
         measures: as of :func:`tables`, at one batch size.
-        costs: as of :func:`normcore.lab.bench_steps.table`.
+        costs: as of :func:`normcore.lab.bench_steps.step_costs`.
         note: what the runs are, for the caption.
     """
     cost = costs.set_index("variant")["of_none"]

@@ -172,7 +172,8 @@ def results(
     from . import paths
     from .errors import unknown
     from .experiments import CUSTOM, PROFILES, PUBLISHED, find
-    from .runs import Store, differences, table
+    from .runs import Store
+    from .tables import differences, table
 
     experiment = find(name)
     store = Store(name, paths.published() if profile == PUBLISHED else None)

@@ -42,6 +42,7 @@ class Entry:
     embedded: bool = False
     classes: int = 0
     items: dict[str, int] | None = None
+    hub_items: dict[str, int] | None = None
     columns: tuple[str, str] = ("image", "label")
     hub_columns: tuple[str, str] | None = None
     test_every: int = 0
@@ -140,7 +141,7 @@ def load(name: str, image_size: int, colours: str = "rgb") -> Dataset:
 
 
 def train_items(name: str, image_size: int) -> int:
-    """Number of training images; from the registry where it says so, so that nothing need be there."""
+    """Number of training images, as the registry says; a set of one's own, of which it says nothing, is read."""
     return (find(name).items or {}).get("train") or len(load(name, image_size).train.labels)
 
 
@@ -273,12 +274,7 @@ def _decode(
             raise DataError(f"{place}: the label must be an integer {limit}, got {label!r}")
         pixels[split].append(_image(source, size, place))
         labels[split].append(label)
-    for split in SPLITS:
-        expected = None if origin == "hub" and entry.test_every else (entry.items or {}).get(split)
-        if expected and len(labels[split]) != expected:
-            raise DataError(
-                f"{entry.name} ({origin}): {len(labels[split])} {split} images, {expected} expected; get it again"
-            )
+    _check_items(entry, origin, {split: len(labels[split]) for split in SPLITS})
     temporary = folder.with_name(f".{folder.name}.new")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -299,6 +295,16 @@ def _decode(
     write_json(temporary / "meta.json", meta)
     shutil.rmtree(folder, ignore_errors=True)
     temporary.rename(folder)
+
+
+def _check_items(entry: Entry, origin: str, items: dict[str, int]) -> None:
+    """Refuse another number of images than the registry has for the set, or for its copy on the Hub."""
+    known = [counts for counts in (entry.items, entry.hub_items) if counts]
+    for split, number in items.items():
+        expected = dict.fromkeys(counts[split] for counts in known)
+        if expected and number not in expected:
+            wanted = " or ".join(map(str, expected))
+            raise DataError(f"{entry.name} ({origin}): {number} {split} images, {wanted} expected; get it again")
 
 
 def _image(source: bytes | NDArray[np.uint8] | None, size: int, place: str) -> NDArray[np.uint8]:

@@ -183,7 +183,7 @@ def draw_curves(
     """A line of means and a band of 95 % bootstrap intervals over seeds for each value of ``by``.
 
     Args:
-        frame: rows of :func:`normcore.lab.runs.curves` of one split.
+        frame: rows of :func:`normcore.lab.tables.curves` of one split.
         looks: of the lines, where the frame has not all that the figure has.
 
     Returns:
@@ -209,7 +209,7 @@ def draw_settings(table: pd.DataFrame, *, x: str, y: str, title: str, by: str = 
     markers for all but the smallest; settings that diverged are left out.
 
     Args:
-        table: rows of :func:`normcore.lab.runs.table`.
+        table: rows of :func:`normcore.lab.tables.table`.
     """
     with panel() as (figure, axes):
         stable = table[table["status"] == "finished"]
@@ -272,7 +272,7 @@ def interactive_curves(
     Without the script (in Jupyter, in print) it is the same figure, its legend and its table.
 
     Args:
-        frame: rows of :func:`normcore.lab.runs.curves`.
+        frame: rows of :func:`normcore.lab.tables.curves`.
         panels: (split, metric, axis label) of each panel.
         alt, caption: as in :func:`show`.
         by, x: the column that tells lines apart, and the horizontal one.

@@ -14,7 +14,7 @@ import yaml
 from matplotlib.ticker import MaxNLocator
 
 from . import catdog, figures, paths
-from .bench_steps import table as step_costs
+from .bench_steps import step_costs
 from .claims import KINDS, NOT_MEASURED, VERDICTS, Judged, judge_all, read
 from .experiments import Experiment, experiments, find
 from .files import write_text
@@ -22,9 +22,10 @@ from .markdown import badge
 from .markdown import raw as _raw
 from .markdown import table as _table
 from .predicates import TOLERANCE, Part
-from .runs import Run, Store, curves, measured_on, table
+from .runs import Run, Store, measured_on
 from .speed import speed
 from .stats import mean_interval
+from .tables import curves, table
 
 _BADGES = dict(zip(VERDICTS, ("success", "danger", "warning", "muted", "muted-line"), strict=True))
 

@@ -11,13 +11,11 @@ import json
 import math
 import re
 import warnings
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-import pandas as pd
 
 from .. import factory
 from . import data, keras_contrib, models, paths
@@ -162,7 +160,7 @@ def epochs(
     number: int, dataset: str, image_size: int, batch_size: int, *, validation: int = 0, points: int = 10
 ) -> dict[str, int]:
     """The fields of a :class:`RunConfig` that make a run of so many epochs, evaluated after each, with
-    ``points`` points of the training curve an epoch."""
+    ``points`` points of the training curve an epoch. Of a set that the registry knows, no data need be there."""
     epoch = (data.train_items(dataset, image_size) - validation) // batch_size
     if epoch < 1:
         raise UsageError(f"batch_size={batch_size} and validation={validation} leave no batch to train on")
@@ -337,47 +335,11 @@ def _complain(path: Path, why: str, aside: bool) -> None:
     warnings.warn(f"{path} is {why}; {done}", stacklevel=4)
 
 
-def table(runs: Iterable[Run]) -> pd.DataFrame:
-    """One row a run: configuration, final metrics, status, seconds, device."""
-    rows = []
-    for run in runs:
-        row: dict[str, Any] = {"key": run.key}
-        for name, value in dataclasses.asdict(run.config).items():
-            row[name] = json.dumps(value, sort_keys=True) if isinstance(value, dict) else value
-        row |= {"status": run.status, "diverged_at": run.diverged_at, **run.final}
-        row |= {name: run.provenance.get(name) for name in ("seconds", "images_per_second", "device", "device_name")}
-        rows.append(row)
-    return pd.DataFrame(rows)
-
-
 def setting(config: RunConfig) -> dict[str, Any]:
     """The fields of the run, and the options of its normalizer, network and optimizer, that are one value each."""
     options = config.norm_options | config.model_options | config.optimizer_options
     fields = {**dataclasses.asdict(config), **options}
     return {k: v for k, v in fields.items() if not isinstance(v, dict)}
-
-
-def differences(runs: Sequence[Run]) -> pd.DataFrame:
-    """One row a run: the settings that differ between runs of the same normalizer."""
-    settings = pd.DataFrame([setting(run.config) for run in runs])
-    if settings.empty:
-        return settings
-    counts = settings.groupby(settings["norm"].rename("by")).nunique(dropna=False).max()
-    return settings.loc[:, counts > 1]
-
-
-def probed(runs: Sequence[Run], probe: str) -> pd.DataFrame:
-    """One row a row of a probe: the run's configuration, ``split`` = the probe's name, and the probe's columns."""
-    return _joined(runs, [(run.key, probe, run.probes[probe]) for run in runs if run.probes.get(probe)])
-
-
-def _joined(runs: Sequence[Run], parts: Sequence[tuple[str, str, dict[str, list[Any]]]]) -> pd.DataFrame:
-    """Columns of (key, split), one below the other, each row with the configuration of its run."""
-    if not parts:
-        return pd.DataFrame()
-    rows = pd.concat([pd.DataFrame({**columns, "key": key, "split": split}) for key, split, columns in parts])
-    settings = pd.DataFrame([{"key": run.key, **setting(run.config)} for run in runs]).drop_duplicates("key")
-    return rows.merge(settings, on="key", how="left")
 
 
 def measured_on(runs: Iterable[Run]) -> str:
@@ -388,14 +350,3 @@ def measured_on(runs: Iterable[Run]) -> str:
     count = len({run.config.seed for run in runs})
     seeds = f"{count} seeds" if count > 1 else "one seed, so without intervals,"
     return f"{len(runs)} runs with {seeds} on {devices}, torch {versions}"
-
-
-def curves(runs: Sequence[Run]) -> pd.DataFrame:
-    """One row a point of a curve: the run's configuration, ``split``, ``step``, ``samples`` and ``epoch``
-    seen by then, and each metric in a column of its own."""
-    frame = _joined(runs, [(run.key, split, columns) for run in runs for split, columns in run.curves.items()])
-    if not frame.empty:
-        per_epoch = {run.key: run.provenance["steps_per_epoch"] for run in runs}
-        frame["samples"] = frame["step"] * frame["batch_size"]
-        frame["epoch"] = frame["step"] / frame["key"].map(per_epoch)
-    return frame

@@ -1,5 +1,6 @@
 """Small real configurations for the lab's tests: the embedded digits, a few steps."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,11 @@ def run_of(
         "data": {"fingerprint": "abc", "origin": "embedded"},
     }  # fmt: skip
     return Run(wanted, status, final, curves, provenance)
+
+
+def with_probes(norm: str, seed: int, rows: dict[str, dict[str, list[Any]]], **changes: Any) -> Run:
+    """A run of one point with these rows of its probes."""
+    return dataclasses.replace(made_up(norm, seed, [1.0], [0.5], **changes), probes=rows)
 
 
 def pair(difference: list[float], **changes: Any) -> list[Run]:

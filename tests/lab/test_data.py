@@ -293,7 +293,7 @@ def unsplit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> data.Entry:
     pq.write_table(pq.read_table(path).rename_columns(["picture", "labels"]), path)
     entry = data.Entry(
         "noise", hub="someone/noise", hub_columns=("picture", "labels"), test_every=5, classes=2,
-        items={"train": 20, "test": 5},
+        items={"train": 20, "test": 5}, hub_items={"train": 18, "test": 5},
     )  # fmt: skip
     put_on_hub(entry, {"train": path}, tmp_path, monkeypatch)
     return entry
@@ -318,10 +318,14 @@ def test_a_local_copy_has_its_own_columns_and_splits_and_all_its_items(
     monkeypatch.setenv("NORMCORE_DATA", str(tmp_path / "data"))
     noise = data.load("noise", 14)
     assert (noise.origin, len(noise.train.labels), len(noise.test.labels)) == ("NORMCORE_DATA", 20, 5)
-    data.load.cache_clear()
-    write_pictures(folder, train=18, test=5)
-    with pytest.raises(DataError, match=r"noise \(NORMCORE_DATA\): 18 train images, 20 expected"):
-        data.load("noise", 14)
+    for train, accepted in ((18, True), (19, False)):  # as many as on the Hub are all there are, too
+        data.load.cache_clear()
+        write_pictures(folder, train=train, test=5)
+        if accepted:
+            assert len(data.load("noise", 14).train.labels) == train
+            continue
+        with pytest.raises(DataError, match=r"noise \(NORMCORE_DATA\): 19 train images, 20 or 18 expected"):
+            data.load("noise", 14)
 
 
 def test_the_sizes_in_the_cache_are_listed_once_whatever_their_colours(unsplit: data.Entry) -> None:
@@ -345,8 +349,15 @@ def test_fashion_mnist_is_the_canonical_one(real_data: Path) -> None:
     assert np.bincount(fashion.test.labels).tolist() == [1000] * 10
 
 
-def test_every_registered_set_says_where_it_is_and_how_to_get_it() -> None:
+def test_every_registered_set_says_how_many_images_it_has_where_it_is_and_how_to_get_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Without its data, which are not looked at."""
+    monkeypatch.delenv("NORMCORE_DATA", raising=False)
+    monkeypatch.setattr(data, "_decode", None)  # would fail if it were called
     for entry in data.registry().values():
+        assert set(entry.items or {}) == set(data.SPLITS)
+        assert data.train_items(entry.name, 28) == (entry.items or {})["train"]
         state, how = data.where(entry)
         assert state in {"embedded", "NORMCORE_DATA", "cache", "missing"}
         assert how

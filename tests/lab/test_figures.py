@@ -9,7 +9,8 @@ import pytest
 
 from normcore.factory import NORMS
 from normcore.lab import figures
-from normcore.lab.runs import Run, curves, table
+from normcore.lab.runs import Run
+from normcore.lab.tables import curves, table
 
 from .helpers import made_up
 

@@ -10,7 +10,8 @@ from normcore import NORMS
 from normcore.lab import data, training, variants
 from normcore.lab.errors import UsageError
 from normcore.lab.measures import measured
-from normcore.lab.runs import RunConfig, curves, grid, table
+from normcore.lab.runs import RunConfig, grid
+from normcore.lab.tables import curves, table
 
 from .helpers import config, run_of
 
