@@ -144,7 +144,7 @@ def overview(measures: pd.DataFrame, costs: pd.DataFrame, note: str) -> Html:
     drawn = draw_plane(
         measures.assign(time=time),
         "time",
-        "peak",
+        "highest",
         xlabel="time to a training loss of 0.3 (steps of the plain network on 1,000 images)",
         ylabel="highest test accuracy",
         logx=True,

@@ -1,9 +1,9 @@
 """The predicates of ``book/claims.yml``: what a statement says, put to the results, one part at a time.
 
-A predicate over runs names its variants by a normalizer (``bn``) or by the fields of a run and the options of its
-normalizer (``{norm: gn, num_groups: 8}``), what all of them share by ``where``, a measure of
-:mod:`normcore.lab.measures` and, unless the end of the run is meant, its window: ``epochs``, ``of_run``, or ``shared``,
-a part of the images that all of its runs have seen.
+A predicate over runs names its variants as the figures do (``bn``, or ``bn-head`` of the cats and dogs) or by the
+fields of a run and the options of its normalizer (``{norm: gn, num_groups: 8}``), what all of them share by ``where``,
+a measure of :mod:`normcore.lab.measures` and, unless the end of the run is meant, its window: ``epochs``, ``of_run``,
+or ``shared``, a part of the images that all of its runs have seen.
 
 It holds if the mean over seeds lies where the statement puts it, and fails if it lies elsewhere, each by a t test with
 a moderated variance (:mod:`normcore.lab.stats`), at the looks fixed in advance. An order (``a`` above ``b``, with no
@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 from scipy import special, stats
 
-from . import bench_steps
+from . import bench_steps, catdog
 from .errors import UsageError, unknown
 from .figures import label
 from .measures import SMALLEST_LOG2, curve, measure, smallest, value, window
@@ -289,7 +289,7 @@ def _seeds_in_words(needed: int | None, seeds: int, *, far: bool = False) -> str
 
 
 def _fields(variant: Variant, where: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    return {**(where or {}), **({"norm": variant} if isinstance(variant, str) else variant)}
+    return {**(where or {}), **({"variant": variant} if isinstance(variant, str) else variant)}
 
 
 def _named(variant: Variant) -> str:
@@ -297,9 +297,10 @@ def _named(variant: Variant) -> str:
     flat: dict[str, Any] = {}
     for field_, value_ in _fields(variant).items():
         flat |= value_ if isinstance(value_, Mapping) else {field_: value_}
-    if "norm" in flat:
-        flat["norm"] = label(flat["norm"])
-    plain = ("norm", "dataset", "colours", "activation")
+    for field_ in ("norm", "variant"):
+        if field_ in flat:
+            flat[field_] = label(flat[field_])
+    plain = ("norm", "variant", "dataset", "colours", "activation")
     return ", ".join(str(v) if k in plain else f"{_words(k)}{_plainly(v)}" for k, v in flat.items())
 
 
@@ -309,7 +310,9 @@ def _plainly(value: Any) -> str:
 
 def _field(run: Run, name: str) -> Any:
     """Of a field of the run, or of an option of its normalizer, its network or its optimizer; the ``epochs`` and the
-    ``samples`` that it is long."""
+    ``samples`` that it is long; its ``variant``, which is its normalizer unless the protocol has names of its own."""
+    if name == "variant":
+        return catdog.name_of(run.config) if run.config.model == "catdog" else run.config.norm
     if name == "epochs":
         return run.config.steps / run.provenance["steps_per_epoch"]
     if name == "samples":
@@ -679,6 +682,26 @@ def trend(
     return _tested(says, what, _contrast(runs, terms, read, metric, what), low, high, tie)
 
 
+def contrast(
+    runs: Sequence[Run], says: str, metric: str, terms: Sequence[tuple[float, Variant]], *, low: float = -math.inf,
+    high: float = math.inf, strict: bool = False, where: Mapping[str, Any] | None = None, **within: Any,
+) -> Part:  # fmt: skip
+    """The sum of the metric of several variants, each times its coefficient, lies between these bounds: a mean of some
+    minus a mean of others. A bound of 0 and no other is an order."""
+    chosen = [(float(weight), select(runs, variant, where)) for weight, variant in terms]
+    among = [run for _, own in chosen for run in own]
+    read = _reader(metric, within, among)
+    ups, downs = ([(w, v) for w, v in terms if w * sign > 0] for sign in (1, -1))
+    measured = f"{_words(metric)}, mean of {_each(ups)} minus that of {_each(downs)}"
+    order = (low, high) in ((0, math.inf), (-math.inf, 0)) and not strict
+    return _tested(says, measured, _contrast(runs, chosen, read, metric, measured), low, high,
+                   _tie(metric, read, among) if order else 0.0)  # fmt: skip
+
+
+def _each(terms: Sequence[tuple[float, Variant]]) -> str:
+    return " and ".join(_named(variant) for _, variant in terms)
+
+
 def gains(
     runs: Sequence[Run], says: str, metric: str, a: Variant, b: Variant, *, by: Mapping[str, Any],
     over: Mapping[str, Any], low: float = -math.inf, high: float = math.inf, order: bool = False,
@@ -820,8 +843,8 @@ def takes_less(found: Mapping[str, Any], says: str, a: str, b: str, share: float
 #: over runs
 PREDICATES: dict[str, Predicate] = {
     "lower": lower, "higher": higher, "alike": alike, "rate_higher": rate_higher, "between": between, "mostly": mostly,
-    "stretches": stretches, "predicts": predicts, "trend": trend, "gains": gains, "gains_less": gains_less,
-    "interacts": interacts, "regret": regret,
+    "stretches": stretches, "predicts": predicts, "trend": trend, "contrast": contrast, "gains": gains,
+    "gains_less": gains_less, "interacts": interacts, "regret": regret,
 }  # fmt: skip
 #: over the numbers of a definition
 EXACT_PREDICATES: dict[str, Predicate] = {"equals": equals, "exceeds": exceeds}

@@ -1,8 +1,8 @@
 """The ledger: every statement is there, and verdicts follow from results."""
 
 import functools
+import math
 import re
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,18 +14,18 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from normcore import lab
 from normcore.lab import claims
 from normcore.lab.claims import NOT_MEASURED, NOT_TESTABLE
 from normcore.lab.errors import LabError, UsageError
 from normcore.lab.experiments import Experiment, find
-from normcore.lab.predicates import INCONCLUSIVE, REFUTED, SUPPORTED
+from normcore.lab.predicates import INCONCLUSIVE, MIXED, REFUTED, SUPPORTED, unmet
 from normcore.lab.runs import Run, RunConfig, Store
+from normcore.lab.study import listed
 
 from .helpers import made_up, pair, run_of
 
 COUNTS = {"S0": 26, "S1": 16, "S2": 14, "S3": 12, "S4": 8}
-JUDGED = (SUPPORTED, REFUTED, INCONCLUSIVE)
+JUDGED = (SUPPORTED, REFUTED, MIXED, INCONCLUSIVE)
 ENOUGH = [-0.2, -0.3, -0.25]  # three seeds that support entry() below
 
 
@@ -99,46 +99,43 @@ def imagined(wanted: RunConfig) -> Run:
     loss, accuracy, current = np.random.default_rng(int(wanted.key, 16)).normal(0, 0.01, (3, points))
     loss += 0.7 * np.exp(-2 * t)
     accuracy += 0.8 - 0.3 * np.exp(-3 * t)
-    return run_of(
+    run = run_of(
         wanted, loss.tolist(), accuracy.tolist(), every=wanted.eval_every, train_accuracy=(accuracy + 0.1 * t).tolist(),
         batch_loss=(loss + 5 * current).tolist(),
     )  # fmt: skip
+    run.curves["test"] |= {"accuracy_a": (accuracy + current).tolist(), "accuracy_b": (accuracy - current).tolist()}
+    return run
 
 
 @functools.cache
 def runs_of(experiment: str, profile: str) -> list[Run]:
-    """Made-up results of the runs that the notebook's own code asks for in this profile, with three seeds."""
-    cells = nbformat.read(find(experiment).notebook, as_version=4).cells
-    (cell,) = [c.source for c in cells if c.cell_type == "code" and "lab.Study(" in c.source]
-
-    def sweep(configs: Iterable[RunConfig], *_: Any, **__: Any) -> list[Run]:
-        return [imagined(wanted) for wanted in configs]
-
+    """Made-up results of the runs that the notebook's own code asks for in this profile."""
     with pytest.MonkeyPatch.context() as patch, TemporaryDirectory() as folder:
         patch.setenv("NORMCORE_RESULTS", folder)
-        patch.setattr("normcore.lab.study.sweep", sweep)  # nothing is trained
-        patch.setattr(lab.catdog, "tables", lambda runs: (None, None))
-        names: dict[str, Any] = {**find(experiment).profile(profile), "seeds": 3}
-        exec(cell, names)
-    return list(names["runs"])
+        return [imagined(wanted) for wanted in listed(find(experiment), profile)["main"]]
 
 
 @pytest.mark.parametrize("profile", ["quick", "half", "full"])
 @pytest.mark.parametrize("claim", CATDOG, ids=lambda entry: entry["id"])
 def test_an_experiment_has_all_that_its_statements_ask_for(claim: dict[str, Any], profile: str) -> None:
-    """Every predicate finds its variants and their measures, wherever the runs are as the statement requires."""
-    judged = claims._judge(claim, runs_of(claim["experiment"], profile), profile)
-    steps = find(claim["experiment"]).profile(profile)["steps"]
-    wanted = claim["requires"].get("steps", steps)
-    if wanted != steps:
-        assert judged.verdict == NOT_MEASURED
-        assert judged.reason == f"these runs have steps {steps}; the statement is about {wanted}"
+    """Every predicate finds its variants and their measures, wherever the runs are as the statement requires; what a
+    verdict rests on has all of the profile's seeds."""
+    runs, parameters = runs_of(claim["experiment"], profile), find(claim["experiment"]).profile(profile)
+    judged = claims._judge(claim, runs, profile)
+    if unmet(runs, claim["requires"]):
+        assert (judged.parts, parameters["steps"]) == ((), 2000)
         return
     assert judged.verdict in JUDGED, judged.reason
     assert len(judged.parts) == len(claim["parts"])
     assert len(judged.also) == len(claim.get("also", []))
-    assert {part.seeds for part in (*judged.parts, *judged.also)} == {3}
-    assert all(np.isfinite(part.effect).all() for part in (*judged.parts, *judged.also))
+    for spec, part in zip(claim["parts"], judged.parts, strict=True):
+        if "requires" in spec and unmet(runs, spec["requires"]):
+            assert part.seeds is None
+            continue
+        for leaf in part.leaves():
+            assert leaf.seeds == parameters["seeds"], leaf
+            assert math.isfinite(leaf.effect.mean)
+    assert all(math.isfinite(part.effect.mean) for part in judged.also)
 
 
 # --- every statement that the study of the promises is to judge ------------------------------------------

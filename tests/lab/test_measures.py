@@ -15,11 +15,10 @@ from numpy.typing import NDArray
 
 from normcore.lab import catdog, measures
 from normcore.lab.errors import UsageError
-from normcore.lab.experiments import find
 from normcore.lab.measures import MEASURES, basins, curve, jitter, measure, measured, value, window
 from normcore.lab.runs import Run, RunConfig
 
-from .helpers import config, made_up, run_of
+from .helpers import made_up, run_of
 
 Values = NDArray[np.float64]
 
@@ -320,19 +319,6 @@ def small(variants: list[str], **fields: Any) -> list[RunConfig]:
     return catdog.configs(variants, **{"dataset": "digits", "image_size": 14, "steps": 40, "seeds": 2, **fields})
 
 
-@pytest.mark.parametrize("name", sorted({*find("catdog-compare").profile("full")["norms"], *catdog.VARIANTS}))
-def test_a_run_is_named_by_its_variant(name: str) -> None:
-    published = {"fnbl-code": "cln"}  # one run, listed once
-    for lr in (1e-3, 1e-4):
-        assert {catdog.name_of(c) for c in small([name], lr=lr)} == {published.get(name, name)}
-
-
-def test_what_is_no_variant_is_named_by_its_normalizer() -> None:
-    assert catdog.name_of(config(norm="gn", norm_options={"num_groups": 2})) == "gn"
-    assert catdog.name_of(config(norm="fnbl")) == "fnbl"
-    assert catdog.name_of(config(norm="bn", model_options={"head_norm": False})) == "bn"
-
-
 def test_both_tables_say_which_variant_a_row_is_of() -> None:
     names = ["none", "none-head", "bn", "gn", "fnbl-text"]
     runs = [run_of(c, [0.5, 0.4], [0.6, 0.7], every=20) for c in small(names)]
@@ -348,7 +334,7 @@ def test_both_tables_say_which_variant_a_row_is_of() -> None:
 
 
 def test_the_tables_tell_numbers_of_groups_apart() -> None:
-    chosen = small(["gn"], norm_options=[{"num_groups": n} for n in (2, 4)])
+    chosen = small(["gn"], num_groups=[2, 4])
     runs = [run_of(c, [0.5, 0.4], [0.6, 0.7], every=20) for c in chosen]
     for frame in catdog.tables(runs):
         assert set(frame["num_groups"]) == {2, 4}
