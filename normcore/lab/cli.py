@@ -100,7 +100,7 @@ def _changes(settings: list[str]) -> dict[str, Any]:
 
 @app.command()
 def run(
-    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Experiments, or 'all'.")],
+    names: Annotated[list[str] | None, typer.Argument(metavar="NAME...", help="Experiments, or 'all'.")] = None,
     profile: Annotated[str, typer.Option(help="smoke, quick, half, full, or published (the best there is).")] = "smoke",
     device: Device = "auto",
     fresh: Annotated[bool, typer.Option("--fresh", help="Run again what is there.")] = False,
@@ -111,8 +111,16 @@ def run(
     shard: Annotated[str, typer.Option(help="i/n: do the i-th of n parts only.")] = "1/1",
     time_budget: Annotated[str, typer.Option(help="Stop cleanly after 90s, 9m or 1.5h; the next call goes on.")] = "",
     to: Annotated[Path, typer.Option(help="Folder for the executed notebooks.")] = Path("_build/runs"),
+    planned: Annotated[
+        bool,
+        typer.Option("--plan", help="In place of experiments: the runs of `normcore claims --plan`, in its order."),
+    ] = False,
 ) -> None:
     """Run experiments by papermill. Results go to the store, the executed notebooks to _build/runs."""
+    if planned:
+        return _run_plan(names, device, jobs, time_budget)
+    if not names:
+        raise UsageError("nothing to run: name experiments, or all, or give --plan")
     from .experiments import experiments, find
     from .provenance import choose_device
     from .sweep import Shard, parse_seconds
@@ -138,6 +146,25 @@ def run(
             print(error, file=sys.stderr)
     if stopped:
         raise typer.Exit(3)
+
+
+def _run_plan(names: list[str] | None, device: str, jobs: int, time_budget: str) -> None:
+    import time
+
+    from .plan import perform
+    from .provenance import choose_device
+    from .sweep import parse_seconds
+
+    if names:
+        raise UsageError(f"--plan chooses the runs by itself, got {' '.join(names)}, too")
+    choose_device(device)
+    deadline = time.monotonic() + parse_seconds(time_budget)
+    try:
+        left = perform(device, jobs, deadline)
+    except SweepIncomplete as error:
+        print(error, file=sys.stderr)
+        raise typer.Exit(3) from None
+    console.print(f"nothing is left that more seeds are expected to decide ({len(left)} statements are undecided)")
 
 
 @app.command()
@@ -194,10 +221,19 @@ def results(
 
 
 @app.command()
-def claims(as_json: AsJson = False) -> None:
+def claims(
+    as_json: AsJson = False,
+    planned: Annotated[bool, typer.Option("--plan", help="The runs that would decide the undecided.")] = False,
+) -> None:
     """Every statement of the five documents with its verdict, computed from the results."""
     from .claims import judge_all
 
+    if planned:
+        from .plan import plan
+
+        proposals = [proposal.to_json() for proposal in plan()]
+        shown = [{k: v for k, v in p.items() if k not in ("keys", "reason")} for p in proposals]
+        return print(json.dumps(proposals, indent=1)) if as_json else _show(shown)
     rows = [judged.to_json() for judged in judge_all()]
     if as_json:
         print(json.dumps(rows, indent=1))

@@ -25,6 +25,7 @@ CONFIDENCE = 0.95
 ALPHA = 0.05  # a verdict is wrong at most this often where nothing is there
 LOOKS = (5, 8, 12, 20)  # numbers of seeds at which a verdict may be taken, fixed in advance
 MIN_SEEDS = LOOKS[0]  # fewer give a range and no verdict
+MIN_FAMILY = 4  # fewer variances moderate none
 POWER = 0.8  # with which the seeds that are asked for would find an effect as large as the one seen
 
 Array = NDArray[np.float64]
@@ -32,12 +33,13 @@ Array = NDArray[np.float64]
 
 class Prior(NamedTuple):
     """What a family says of a variance: an inverse chi-square distribution of ``df`` degrees of freedom around
-    ``variance``. ``df`` 0 says nothing. ``pooled`` are the degrees of freedom of the whole family, which no
-    moderated variance can have more of."""
+    ``variance``. ``df`` 0 says nothing. ``cap``, half the degrees of freedom of the whole family, is what no
+    moderated variance has more of: limma allows all of them, which in a family of few is more than it knows (the
+    simulation on the page of method)."""
 
     df: Any = 0.0
     variance: Any = 0.0
-    pooled: Any = math.inf
+    cap: Any = math.inf
 
 
 NO_PRIOR = Prior()
@@ -106,7 +108,7 @@ def fit_prior(variances: ArrayLike, df: ArrayLike) -> Prior:
     """
     found = np.asarray(variances, dtype=float)
     own = np.broadcast_to(np.asarray(df, dtype=float), found.shape)
-    if found.ndim == 1 and np.count_nonzero(found > 0) < 2:
+    if found.shape[-1] < MIN_FAMILY:
         return NO_PRIOR
     known = np.isfinite(found) & (own > 0)
     with warnings.catch_warnings(), np.errstate(all="ignore"):  # families without a variance; they say nothing
@@ -121,10 +123,10 @@ def fit_prior(variances: ArrayLike, df: ArrayLike) -> Prior:
         finite = np.where(np.isfinite(prior_df), prior_df, 1.0) / 2
         spread = np.exp(np.nanmean(logs, axis=-1) + special.digamma(finite) - np.log(finite))
         same = np.nansum(2 * half * found, axis=-1) / pooled
-        nothing = (known.sum(axis=-1) < 2) | ~(middle[..., 0] > 0)
+        nothing = (known.sum(axis=-1) < MIN_FAMILY) | ~(middle[..., 0] > 0)
         return Prior(
             np.where(nothing, 0.0, prior_df), np.where(nothing, 0.0, np.where(np.isfinite(prior_df), spread, same)),
-            np.where(nothing, np.inf, pooled),
+            np.where(nothing, np.inf, pooled / 2),
         )  # fmt: skip
 
 
@@ -149,7 +151,7 @@ def moderate(variance: Any, df: Any, prior: Prior) -> tuple[Array, Array]:
     finite = np.where(np.isfinite(prior_df), prior_df, 0.0)
     with np.errstate(invalid="ignore", divide="ignore"):
         mixed = (finite * centre + df * variance) / (finite + df)
-    total = np.minimum(prior_df + df, np.maximum(prior.pooled, df))
+    total = np.minimum(prior_df + df, np.maximum(prior.cap, df))
     return np.where(np.isfinite(prior_df), mixed, centre), total
 
 
@@ -168,7 +170,7 @@ def family(columns: Iterable["pd.Series[float]"], *, paired: bool) -> Prior:
         pairs = zip(values[::2], values[1::2], strict=False)
         values = [((a - b) / math.sqrt(2)).dropna() for a, b in pairs]
     found = [(float(v.var()), len(v) - 1) for v in values if len(v) > 1]
-    return fit_prior(*zip(*found, strict=True)) if len(found) > 1 else NO_PRIOR
+    return fit_prior(*zip(*found, strict=True)) if found else NO_PRIOR
 
 
 # --- intervals -------------------------------------------------------------------------------------------
