@@ -9,7 +9,7 @@ from .figures import draw_against, draw_settings, interactive_curves, label, pan
 from .measures import basins, measure, measured
 from .plots import draw_heat, draw_measures, draw_pairs, draw_plane, draw_ranking, draw_ridges
 from .runs import RunConfig, Store, curves, epochs, grid, measured_on, probed, table
-from .stats import best, intervals, mean_interval, paired_difference
+from .stats import best, intervals, mean_interval, paired_difference, spread
 from .sweep import Study
 
 __all__ = [
@@ -48,6 +48,7 @@ __all__ = [
     "probed",
     "show",
     "show_moments",
+    "spread",
     "step_costs",
     "table",
     "tabulate",

@@ -113,7 +113,7 @@ def run(
     to: Annotated[Path, typer.Option(help="Folder for the executed notebooks.")] = Path("_build/runs"),
     planned: Annotated[
         bool,
-        typer.Option("--plan", help="In place of experiments: the runs of `normcore claims --plan`, in its order."),
+        typer.Option("--plan", help="Instead: the runs of `normcore claims --plan`, in its order."),
     ] = False,
 ) -> None:
     """Run experiments by papermill. Results go to the store, the executed notebooks to _build/runs."""

@@ -23,8 +23,8 @@ class Proposal:
         judged: the statement, as it stands.
         seeds: how many it has.
         next: the look at which it is judged next.
-        expected: the look at which it is expected to be decided, by the effects and variances that there are; None where
-            no look is.
+        expected: the look at which it is expected to be decided, by the effects and variances that there are; None
+            where no look is.
         runs: that are missing up to the expected look, or where there is none up to the next.
         now: those of them that are missing up to the next look.
         seconds: that the runs are expected to take, on one core.

@@ -68,8 +68,8 @@ def decided(differences: Array) -> Array:
 
 
 def refuted(differences: Array, parts: int) -> Array:
-    """Whether a statement of so many orders, of equals each, would be refuted at any of the looks: whether, by Holm, the
-    smallest p value of a difference against its order is small enough."""
+    """Whether a statement of so many orders, of equals each, would be refuted at any of the looks: whether, by Holm,
+    the smallest p value of a difference against its order is small enough."""
     at_looks = []
     for n in LOOKS:
         seen = differences[:, :parts, :n]
@@ -104,8 +104,8 @@ def report() -> str:
     return "\n\n".join([
         f"How often a 95 % interval holds the true difference, {count:,} intervals each, {COMPARISONS} to a family:",
         table(["differences", *(f"{n} seeds" for n in LOOKS)], covered, "lrrrr"),
-        f"How often two equals are found to differ at one of the looks (by a p value of {nominal():.4f} or less), and how "
-        f"often a statement of several orders of equals is {REFUTED}; {_percent(ALPHA)} is what is allowed:",
+        f"How often two equals are found to differ at one of the looks (by a p value of {nominal():.4f} or less), and "
+        f"how often a statement of several orders of equals is {REFUTED}; {_percent(ALPHA)} is what is allowed:",
         table(["differences", "one comparison", *(f"{k} orders" for k in (2, 4, 6))], wrong, "lrrrr"),
         "The smallest effects of interest:",
         table(["measure", "smallest effect"], smallest, "lr"),
