@@ -155,7 +155,8 @@ def moderate(variance: Any, df: Any, prior: Prior) -> tuple[Array, Array]:
     with np.errstate(invalid="ignore", divide="ignore"):
         mixed = (finite * centre + df * variance) / (finite + df)
     total = np.minimum(prior_df + df, np.maximum(np.asarray(prior.pooled) / 2, df))
-    return np.where(np.isfinite(prior_df), mixed, centre), total
+    result = np.where(np.isfinite(prior_df), mixed, centre)
+    return result, np.broadcast_to(total, result.shape)
 
 
 def family(columns: Iterable["pd.Series[float]"], *, paired: bool) -> Prior:
