@@ -111,6 +111,7 @@ rule pages:
         "book/_generated/catdog.md",
         "book/_generated/catdog_overview.md",
         "book/_generated/promises.md",
+        "book/_generated/statistics.md",
     shell:
         "normcore book"
 

@@ -206,7 +206,7 @@ def test_formulas_are_set(address: str, reader: Reader) -> None:
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize(("words", "page"), [("reference batch", "claims"), ("percentile bootstrap", "method")])
+@pytest.mark.parametrize(("words", "page"), [("reference batch", "claims"), ("empirical Bayes", "method")])
 def test_search_finds_a_page(words: str, page: str, address: str, reader: Reader) -> None:
     watched = reader()
     watched.page.goto(f"{address}/search.html?q={words}")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # for type checkers and editors
     from .measures import basins, measure, measured
     from .plots import draw_heat, draw_measures, draw_pairs, draw_plane, draw_ranking, draw_ridges
     from .runs import RunConfig, Store, epochs, grid, measured_on
-    from .stats import best, intervals, mean_interval, paired_difference
+    from .stats import best, intervals, mean_interval, paired_difference, spread
     from .study import Study
     from .tables import curves, probed, table
 
@@ -34,7 +34,7 @@ _NAMES = {
     "measures": ["basins", "measure", "measured"],
     "plots": ["draw_heat", "draw_measures", "draw_pairs", "draw_plane", "draw_ranking", "draw_ridges"],
     "runs": ["RunConfig", "Store", "epochs", "grid", "measured_on"],
-    "stats": ["best", "intervals", "mean_interval", "paired_difference"],
+    "stats": ["best", "intervals", "mean_interval", "paired_difference", "spread"],
     "study": ["Study"],
     "tables": ["curves", "probed", "table"],
 }

@@ -24,6 +24,7 @@ from .figures import Html, show
 from .measures import measured
 from .plots import draw_plane
 from .runs import Run, RunConfig, grid
+from .stats import spread
 from .tables import curves
 from .variants import renorm_schedule
 
@@ -152,6 +153,7 @@ def overview(measures: pd.DataFrame, costs: pd.DataFrame, note: str) -> Html:
     return show(
         drawn,
         alt="Highest test accuracy against time to a training loss of 0.3, a point a normalizer.",
-        caption="Accuracy against speed, no BN behind the flattening: means and 95 % intervals over seeds. A run that "
-        f"never came down to the loss stands at its whole time. {note}",
+        caption="Accuracy against speed, no BN behind the flattening: means over seeds"
+        f"{spread(measures['seed'].nunique(), 'bars')}. A run that never came down to the loss stands at its whole "
+        f"time. {note}",
     )

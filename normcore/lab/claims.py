@@ -110,11 +110,12 @@ def table_of(parts: Sequence[Part], title: str) -> tuple[list[str], list[list[st
     """Titles and rows of a table of parts: what each says, what was measured, the seeds, the p value adjusted for the
     looks, and the verdict. The parts of an "or" stand below it."""
     rows = [row for part in parts for row in _rows(part)]
-    if all(part.seeds is None for part in parts):
-        return [title, "measured", "verdict"], [[row[0], row[1], row[-1]] for row in rows]
     drawn = {leaf.effect.kind for part in parts for leaf in part.leaves()}
     kinds = " or ".join(words for kind, words in (("interval", "95 % interval"), ("range", "range")) if kind in drawn)
-    return [title, f"measured, with {kinds}" if kinds else "measured", "seeds", "adjusted p", "verdict"], rows
+    measured = f"measured, with {kinds}" if kinds else "measured"
+    if all(part.seeds is None for part in parts):
+        return [title, measured, "verdict"], [[row[0], row[1], row[-1]] for row in rows]
+    return [title, measured, "seeds", "adjusted p", "verdict"], rows
 
 
 def _rows(part: Part, before: str = "") -> list[list[str]]:

@@ -107,7 +107,7 @@ def _changes(settings: list[str]) -> dict[str, Any]:
 
 @app.command()
 def run(
-    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Experiments, or 'all'.")],
+    names: Annotated[list[str] | None, typer.Argument(metavar="NAME...", help="Experiments, or 'all'.")] = None,
     profile: Annotated[str, typer.Option(help="smoke, quick, half, full, or published (the best there is).")] = "smoke",
     device: Device = "auto",
     fresh: Annotated[bool, typer.Option("--fresh", help="Run again what is there.")] = False,
@@ -119,9 +119,17 @@ def run(
     time_budget: Annotated[str, typer.Option(help="Stop cleanly after 90s, 9m or 1.5h; the next call goes on.")] = "",
     train: Annotated[bool, typer.Option("--train/--no-train", help="Run what is missing, or only show.")] = True,
     to: Annotated[Path, typer.Option(help="Folder for the executed notebooks.")] = Path("_build/runs"),
+    planned: Annotated[
+        bool,
+        typer.Option("--plan", help="Instead: the runs of `normcore claims --plan`, in its order."),
+    ] = False,
 ) -> None:
     """Run experiments by papermill: what is neither published nor among your own results. Those go to NORMCORE_RESULTS
     (by default the folder results), the executed notebooks to _build/runs."""
+    if planned:
+        return _run_plan(names, device, jobs, time_budget)
+    if not names:
+        raise UsageError("nothing to run: name experiments, or all, or give --plan")
     from .experiments import experiments, find
 
     chosen = list(experiments().values()) if names == ["all"] else [find(name) for name in names]
@@ -142,6 +150,25 @@ def run(
             print(error, file=sys.stderr)
     if stopped:
         raise typer.Exit(3)
+
+
+def _run_plan(names: list[str] | None, device: str, jobs: int, time_budget: str) -> None:
+    import time
+
+    from .plan import perform
+    from .provenance import choose_device
+    from .sweep import parse_seconds
+
+    if names:
+        raise UsageError(f"--plan chooses the runs by itself, got {' '.join(names)}, too")
+    choose_device(device)
+    deadline = time.monotonic() + parse_seconds(time_budget)
+    try:
+        left = perform(device, jobs, deadline)
+    except SweepIncomplete as error:
+        print(error, file=sys.stderr)
+        raise typer.Exit(3) from None
+    console.print(f"nothing is left that more seeds are expected to decide ({len(left)} statements are undecided)")
 
 
 @app.command()
@@ -231,10 +258,19 @@ def publish(
 
 
 @app.command()
-def claims(as_json: AsJson = False) -> None:
+def claims(
+    as_json: AsJson = False,
+    planned: Annotated[bool, typer.Option("--plan", help="The runs that would decide the undecided.")] = False,
+) -> None:
     """Every statement of the five documents with its verdict, computed from the results."""
     from .claims import judge_all
 
+    if planned:
+        from .plan import plan
+
+        proposals = [proposal.to_json() for proposal in plan()]
+        shown = [{k: v for k, v in p.items() if k not in ("keys", "reason")} for p in proposals]
+        return print(json.dumps(proposals, indent=1)) if as_json else _show(shown)
     rows = [judged.to_json() for judged in judge_all()]
     if as_json:
         print(json.dumps(rows, indent=1))

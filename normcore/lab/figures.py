@@ -20,7 +20,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from .stats import intervals
+from .stats import intervals, spread
 
 
 class Style(NamedTuple):
@@ -180,7 +180,7 @@ def draw_curves(
     axes: Axes, frame: pd.DataFrame, metric: str, *, by: str = "norm", x: str = "epoch",
     looks: Mapping[str, Style] | None = None,
 ) -> pd.DataFrame:  # fmt: skip
-    """A line of means and a band of 95 % bootstrap intervals over seeds for each value of ``by``.
+    """A line of means and a band of intervals over seeds, or of their range, for each value of ``by``.
 
     Args:
         frame: rows of :func:`normcore.lab.tables.curves` of one split.
@@ -371,7 +371,8 @@ def _tables(data: Sequence[tuple[str, pd.DataFrame]], by: str, x: str, looks: Ma
         parts.append(
             f'<table><caption>{title}</caption><tr><th scope="col">{AXES.get(x, x)}</th>{head}</tr>{rows}</table>'
         )
-    note = "Mean over seeds and 95 % bootstrap interval."
+    seeds = min((int(numbers["n"].min()) for _, numbers in data if len(numbers)), default=0)
+    note = f"Means over seeds{spread(seeds, 'in brackets')}."
     return (
         f'<details><summary>The numbers</summary><p>{note}</p><div class="nc-tables">{"".join(parts)}</div></details>'
     )

@@ -4,6 +4,7 @@ Written to ``book/_generated`` when the book is built, from the results, ``book/
 notebooks in ``book/runs``; the pages of the book include them.
 """
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from matplotlib.ticker import MaxNLocator
 
 from . import catdog, figures, paths
 from .bench_steps import step_costs
-from .claims import KINDS, NOT_MEASURED, VERDICTS, Judged, judge_all, read
+from .claims import KINDS, NOT_MEASURED, VERDICTS, Judged, judge_all, read, table_of
 from .experiments import Experiment, experiments, find
 from .files import write_text
 from .markdown import badge
@@ -23,11 +24,13 @@ from .markdown import raw as _raw
 from .markdown import table as _table
 from .predicates import TOLERANCE, Part
 from .runs import Run, Store, measured_on
+from .simulation import report
 from .speed import speed
-from .stats import mean_interval
+from .stats import mean_interval, spread
 from .tables import curves, table
 
-_BADGES = dict(zip(VERDICTS, ("success", "danger", "warning", "muted", "muted-line"), strict=True))
+_COLORS = ("success", "danger", "info", "warning", "primary-line", "muted", "muted-line")
+_BADGES = dict(zip(VERDICTS, _COLORS, strict=True))
 
 
 def generate() -> list[Path]:
@@ -36,6 +39,7 @@ def generate() -> list[Path]:
     folder = paths.root() / "book" / "_generated"
     parts = {
         "summary.md": summary(judged), "claims.md": ledger(judged), "status.md": status(), "speed.md": speed(),
+        "statistics.md": report(),
         **{f"{chapter}.md": study(judged, chapter) for chapter in CHAPTERS}, "catdog_overview.md": catdog_overview(),
     }  # fmt: skip
     for name, text in parts.items():
@@ -98,9 +102,11 @@ def ledger(judged: Sequence[Judged]) -> str:
 def _claim(judged: Judged, pages: dict[str, str]) -> str:
     lines = [f"**{judged.id}** {_badge(judged.verdict)} *{KINDS[judged.kind]}*", judged.statement]
     if judged.parts:
-        lines.append(_parts(judged, judged.parts, "what must hold"))
+        lines.append(_parts(judged.parts, "what must hold"))
     if judged.also:
-        lines.append(_parts(judged, judged.also, "also measured, outside of the verdict"))
+        lines.append(_parts(judged.also, "also measured, outside of the verdict"))
+    if not math.isnan(judged.q):
+        lines.append(f"Adjusted p of the statement {judged.p:.2g}, over all statements tested {judged.q:.2g}.")
     tail = [judged.note.strip(), f"{judged.reason[0].upper()}{judged.reason[1:]}." if judged.reason else ""]
     if judged.experiment:
         shown = f", profile {judged.profile}" if judged.profile else ""
@@ -116,12 +122,9 @@ def _claim(judged: Judged, pages: dict[str, str]) -> str:
     return f"({judged.id.lower()})=\n::::{{div}} nc-claim\n{body}\n::::"
 
 
-def _parts(judged: Judged, parts: Sequence[Part], title: str) -> str:
-    if all(p.seeds is None for p in parts):
-        measured = "measured, in float64" if judged.definition else "measured, with 95 % interval"
-        return _table([title, measured, "verdict"], ([p.says, p.found, p.verdict] for p in parts))
-    rows = ([p.says, p.found, p.seeds or "", p.verdict] for p in parts)
-    return _table([title, "measured, with 95 % interval", "seeds", "verdict"], rows, "llrl")
+def _parts(parts: Sequence[Part], title: str) -> str:
+    titles, rows = table_of(parts, title)
+    return _table(titles, rows, "llrrl" if len(titles) == 5 else "")
 
 
 def _normalizer_links(names: Iterable[str]) -> str:
@@ -277,8 +280,12 @@ def _lead_words(profile: str, runs: Sequence[Run]) -> str:
         parts.append(f"{interval:.4f} ({figures.label(str(name))}, {len(group)} seeds)")
     dataset = ", ".join(sorted(set(rows["dataset"])))
     setting = f"profile `{profile}`, {measured_on(runs)}"
-    what = "test accuracy at the end of training, mean and 95 % interval"
+    what = f"test accuracy at the end of training, mean over seeds{spread(_seeds(runs), 'in brackets')}"
     return f"LeNet-5 on `{dataset}` ({setting}), {what}: {', '.join(parts)}."
+
+
+def _seeds(runs: Sequence[Run]) -> int:
+    return len({run.config.seed for run in runs})
 
 
 def _lead_figure(runs: Sequence[Run]) -> str:
@@ -286,8 +293,8 @@ def _lead_figure(runs: Sequence[Run]) -> str:
         curves(runs),
         [("train", "loss", "cross-entropy (nats)"), ("test", "accuracy", "share of images right")],
         alt="Training loss and test accuracy of LeNet-5 by epoch, with and without batch normalization, "
-        "with bands of 95 % intervals over seeds.",
-        caption="LeNet-5 with and without batch normalization: means over seeds with 95 % bootstrap intervals.",
+        "with bands over seeds.",
+        caption=f"LeNet-5 with and without batch normalization: means over seeds{spread(_seeds(runs))}.",
     )
 
 
@@ -302,7 +309,9 @@ def overview_svg() -> str:
         figures.draw_curves(axes, frame[frame["split"] == "test"], "accuracy")
         dataset = frame["dataset"].iloc[0].replace("_", "-").title().replace("Mnist", "MNIST")
         axes.set(
-            xlabel="epoch", ylabel="test accuracy", title=f"LeNet-5 on {dataset}: mean and 95 % interval over seeds"
+            xlabel="epoch",
+            ylabel="test accuracy",
+            title=f"LeNet-5 on {dataset}: mean{spread(_seeds(runs))}",
         )
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.legend()
