@@ -101,12 +101,13 @@ class Study:
 
 
 def _parameters(notebook: Experiment, names: Mapping[str, Any]) -> dict[str, Any]:
-    given = _assigned(notebook, names) | {name for name in notebook.parameters if name in names}
-    notebook.check({name: names.get(name) for name in sorted(given, key=lambda n: n in notebook.parameters)})
+    notebook.check({name: names.get(name) for name in _assigned(notebook, names) - notebook.parameters.keys()})
     for name in notebook.parameters:
         if name not in names:
             raise UsageError(f"{name} of {notebook.name} has no value: run the notebook's parameters cell first")
-    return {name: names[name] for name in notebook.parameters}
+    values = {name: names[name] for name in notebook.parameters}
+    notebook.check(values)
+    return values
 
 
 def _assigned(notebook: Experiment, names: Mapping[str, Any]) -> set[str]:

@@ -4,12 +4,22 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from normcore.lab.bench_training import _png
+from normcore.lab.experiments import Experiment
 from normcore.lab.runs import Run, RunConfig
+
+HOW = """device = "cpu"
+jobs = 1
+fresh = False
+shard = "1/1"
+time_budget = ""
+train = True
+"""
 
 
 def config(**changes: Any) -> RunConfig:
@@ -79,3 +89,16 @@ def write_pictures(folder: Path, train: int = 40, test: int = 10, size: int = 14
         columns = {"image": cells, "label": [i % 2 for i in range(number)]}
         pq.write_table(pa.table(columns), folder / f"{split}.parquet")
     return folder
+
+
+def write_experiment(folder: Path, *cells: str, head: str, profiles: str = "quick: {steps: 8}\n") -> Experiment:
+    """An experiment ``a-trial`` with these cells behind its parameters."""
+    notebook = nbformat.v4.new_notebook()
+    parameters = nbformat.v4.new_code_cell(head)
+    parameters.metadata["tags"] = ["parameters"]
+    title = nbformat.v4.new_markdown_cell("# A trial\n\nWords.")
+    notebook.cells = [title, parameters, *map(nbformat.v4.new_code_cell, cells)]
+    path = folder / "a_trial.ipynb"
+    nbformat.write(notebook, path)
+    path.with_suffix(".yaml").write_text(profiles)
+    return Experiment("a-trial", path)

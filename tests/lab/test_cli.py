@@ -38,11 +38,16 @@ def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *w
             "parameter of fashion-lenet 'epoch': did you mean epochs",
         ),
         (["run", "fashion-lenet", "--set", "epochs=many"], "epochs of fashion-lenet must be of type int"),
-        (["run", "fashion-lenet", "--set", "epochs=0"], "epochs of fashion-lenet must be positive, such as 3, got 0"),
-        (["run", "fashion-lenet", "--set", "rates={adam: [-1]}"], "rates of fashion-lenet must be positive"),
+        (["run", "fashion-lenet", "--set", "epochs=0"], "epochs of fashion-lenet must be at least 1, got 0"),
         (["run", "fashion-lenet", "--set", "epochs"], "--set takes key=value, got 'epochs'"),
         (["run", "fashion-lenet", "--device", "gpu"], "unknown device 'gpu': one of auto, cpu, cuda"),
         (["run", "fashion-lenet", "--shard", "3/2"], "shard must be i/n"),
+        (["run", "fashion-lenet", "--jobs", "-3"], "jobs must be at least 1, got -3"),
+        (["run", "fashion-lenet", "--fresh", "--no-train"], "without training nothing is run"),
+        (["run", "fashion-lenet", "--set", "profile=full"], "profile is how: use --profile"),
+        (["run", "fashion-lenet", "--set", "time_budget=x"], "time_budget is how: use --time-budget"),
+        (["run", "fashion-lenet", "--set", "train=false"], "train is how: use --no-train"),
+        (["publish", "fashion-lenet", "--profile", "custom"], "unknown profile 'custom'"),
         (["run", "fashion-lenet", "--time-budget", "soon"], "a time budget is a positive number and s, m or h"),
         (["page", "notebooks/normalizers/bm.ipynb"], "no notebook notebooks/normalizers/bm.ipynb here"),
         (["results", "fashion-lent"], "unknown experiment 'fashion-lent': did you mean fashion-lenet?"),
@@ -66,6 +71,7 @@ def test_bad_input_is_one_line_and_exit_code_2(
         ("dataset=digit", "unknown data set 'digit': did you mean digits?"),
         ("rates={adan: [0.1]}", "unknown optimizer 'adan': did you mean adam?"),
         ("batch_sizes=[9999]", "leave no batch to train on"),
+        ("rates={adam: [-1]}", "lr must be a positive number, got -1.0"),
     ],
 )
 def test_values_out_of_range_are_refused_before_anything_is_trained(setting: str, message: str, store: Path) -> None:
@@ -83,21 +89,24 @@ def test_results_are_one_row_a_run(monkeypatch: pytest.MonkeyPatch, capsys: pyte
     for run in runs:
         results.put(run)
     results.index("quick", "main", [r.key for r in runs])
-    code, out, _ = call(monkeypatch, capsys, "results", "fashion-lenet", "--csv")
+    quick = ("results", "fashion-lenet", "--profile", "quick")
+    code, out, _ = call(monkeypatch, capsys, *quick, "--csv")
     rows = list(csv.DictReader(io.StringIO(out)))
     assert code == 0
     assert [(r["profile"], r["norm"], r["seed"]) for r in rows] == [
         ("quick", n, s) for n in ("none", "bn") for s in ("0", "1")
     ]
-    code, out, _ = call(monkeypatch, capsys, "results", "fashion-lenet", "--json")
+    code, out, _ = call(monkeypatch, capsys, *quick, "--json")
     assert [r["key"] for r in json.loads(out)] == [r.key for r in runs]
-    code, out, _ = call(monkeypatch, capsys, "results", "fashion-lenet")
+    code, out, _ = call(monkeypatch, capsys, *quick)
     assert out.count("finished") == 4
     assert "outliers" not in out
-    code, _, err = call(monkeypatch, capsys, "results", "fashion-lenet", "--stage", "serch")
+    code, _, err = call(monkeypatch, capsys, *quick, "--stage", "serch")
     assert (code, err) == (2, "unknown stage 'serch': known are main.\n")
     code, _, err = call(monkeypatch, capsys, "results", "fashion-lenet", "--profile", "full")
     assert (code, "has no results of profile full" in err) == (1, True)
+    code, _, err = call(monkeypatch, capsys, "results", "fashion-lenet")
+    assert (code, "nothing of it is published" in err) == (1, True)
 
 
 def test_results_show_what_differs_between_runs_of_a_normalizer(
@@ -113,7 +122,7 @@ def test_results_show_what_differs_between_runs_of_a_normalizer(
         results.put(run)
     results.index("quick", "main", [r.key for r in runs])
     monkeypatch.setenv("COLUMNS", "200")
-    code, out, _ = call(monkeypatch, capsys, "results", "outliers")
+    code, out, _ = call(monkeypatch, capsys, "results", "outliers", "--profile", "quick")
     header, *lines = out.splitlines()
     assert code == 0
     assert header.split()[:6] == ["norm", "optimizer", "lr", "batch_size", "outliers", "seed"]
@@ -132,9 +141,9 @@ def test_claims_are_all_listed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
 
 def test_what_is_there_is_listed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     _, out, _ = call(monkeypatch, capsys, "experiments", "--json")
-    listed = {row["experiment"]: row["results"] for row in json.loads(out)}
+    listed = {row["experiment"]: (row["published"], row["your own"]) for row in json.loads(out)}
     assert {"fashion-lenet", "catdog-batch"} <= set(listed)
-    assert set(listed.values()) == {"none yet"}
+    assert set(listed.values()) == {("none yet", "none")}
     monkeypatch.delenv("NORMCORE_DATA", raising=False)
     _, out, _ = call(monkeypatch, capsys, "data", "--json")
     state = {row["data set"]: row["state"] for row in json.loads(out)}
@@ -156,3 +165,4 @@ def test_an_experiment_runs_from_the_command_line(store: Path) -> None:
     done = subprocess.run([*command, "--set", "epochs=1", "--jobs", "2"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert len(Store("fashion-lenet").runs("custom")) == 4
+    assert not (store.parent / "published").exists()

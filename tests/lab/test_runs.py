@@ -24,7 +24,7 @@ from normcore.lab.runs import (
 )
 from normcore.lab.sweep import sweep
 
-from .helpers import config, made_up, with_probes
+from .helpers import config, made_up, with_probes, write_pictures
 
 
 def test_the_key_is_stable_across_releases() -> None:
@@ -214,6 +214,128 @@ def test_profiles_know_their_runs(store: Path) -> None:
     assert results.runs("quick") == runs
     results.index("quick", "search", [])
     assert set(results.profiles()["quick"]) == {"main", "search"}
+
+
+# --- one's own runs over the published ones --------------------------------------------------------------
+
+
+def published(experiment: str, *runs: Run, **profiles: dict[str, list[str]]) -> Path:
+    """The folder of these published results."""
+    folder = paths.published() / experiment
+    for run in runs:
+        write_json(folder / f"{run.key}.json", run.to_json())
+    for profile, stages in profiles.items():
+        write_json(folder / "profiles" / f"{profile}.json", stages)
+    return folder
+
+
+def test_own_runs_lie_over_the_published_ones_and_only_they_are_written(store: Path) -> None:
+    theirs = [made_up("bn", seed, [1.0], [0.5]) for seed in range(2)]
+    keys = [run.key for run in theirs]
+    folder = published("trial", *theirs, quick={"search": keys[:1], "main": keys})
+    before = tree(folder)
+    results = Store("trial")
+    assert results.runs("quick") == theirs
+    assert results.adopt(keys[0])
+    assert not results.folder.exists()
+    mine = made_up("bn", 0, [2.0], [0.25])
+    results.put(mine)
+    results.index("quick", "main", keys[::-1])
+    assert results.runs("quick") == [theirs[1], mine]
+    assert results.runs("quick", "search") == [mine]
+    assert results.profiles() == {"quick": {"search": keys[:1], "main": keys[::-1]}}
+    assert Store("trial", paths.published()).runs("quick") == theirs
+    assert tree(folder) == before
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.json*")}
+
+
+def test_a_run_that_is_published_elsewhere_is_copied_to_one_s_own(store: Path) -> None:
+    run = made_up("bn", 0, [1.0], [0.5])
+    folder = published("other", run)
+    results = Store("trial")
+    assert results.get(run.key) is None
+    assert results.find(run.key) == run
+    assert not results.folder.exists()
+    assert results.adopt(run.key)
+    assert results.own(run.key) == run
+    assert [path.name for path in folder.parent.iterdir()] == ["other"]
+
+
+def test_what_is_published_is_not_written_however_it_is_named(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = made_up("bn", 0, [1.0], [0.5])
+    folder = published("trial", run)
+    for name in (folder.parent, folder.parent / "deeper"):
+        monkeypatch.setenv("NORMCORE_RESULTS", str(name))
+        with pytest.raises(UsageError, match=r"holds the published results: .* normcore publish"):
+            Store("trial").put(run)
+        with pytest.raises(UsageError, match="holds the published results"):
+            Store("trial").index("quick", "main", [])
+    monkeypatch.setenv("NORMCORE_RESULTS", str(folder.parent))
+    (folder / f"{run.key}.json").write_text("{")
+    with pytest.warns(UserWarning, match="is not a result .*; left as it is"):
+        assert Store("trial").get(run.key) is None
+    assert [path.name for path in folder.iterdir()] == [f"{run.key}.json"]
+
+
+def test_a_store_that_another_process_writes_to_can_be_read(store: Path) -> None:
+    """A temporary file is no index, however much of it is written."""
+    results = Store("trial")
+    results.index("quick", "main", ["0" * 16])
+    with replacing(results.folder / "profiles" / "full.json") as temporary:
+        temporary.write_text('{"main": ["00')
+        assert results.profiles() == {"quick": {"main": ["0" * 16]}}
+    assert temporary.parent.name == "profiles"
+
+
+@pytest.mark.parametrize("content", ["{", "[1]", '{"main": ["../../x"]}', '{"main": 3}'])
+def test_a_corrupt_index_is_named_set_aside_and_not_fatal(store: Path, content: str) -> None:
+    path = Store("trial").folder / "profiles" / "quick.json"
+    write_json(path, {})
+    path.write_text(content)
+    with pytest.warns(UserWarning, match=r"quick\.json is not an index"):
+        assert Store("trial").profiles() == {}
+    assert path.with_suffix(".json.corrupt").read_text() == content
+
+
+def test_what_becomes_part_of_a_path_is_a_plain_name(store: Path) -> None:
+    for name in ("..", "a/b", "", "a.b", "a b"):
+        with pytest.raises(UsageError, match="the name of an experiment must be a plain name"):
+            Store(name)
+        with pytest.raises(UsageError, match="the name of a profile must be a plain name"):
+            Store("trial").index(name, "main", [])
+        with pytest.raises(UsageError, match="the name of a run is 16 hexadecimal digits"):
+            Store("trial").get(name)
+    assert not store.exists()
+
+
+def test_a_folder_of_data_with_no_plain_name_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_pictures(tmp_path / "my.set")
+    monkeypatch.setenv("NORMCORE_DATA", str(tmp_path))
+    with pytest.raises(UsageError, match="the name of a data set must be a plain name"):
+        config(dataset="my.set").check_names()
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_own_results_are_beside_the_published_ones(
+    inside: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("NORMCORE_RESULTS", "NORMCORE_PUBLISHED"):
+        monkeypatch.delenv(name, raising=False)
+    if inside:
+        assert (paths.published(), paths.results()) == (paths.root() / "data" / "results", paths.root() / "results")
+        ignored = (paths.root() / ".gitignore").read_text(encoding="utf-8").splitlines()
+        assert "/results/" in ignored
+        return
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(paths, "__file__", str(tmp_path / "lib" / "normcore" / "lab" / "paths.py"))
+    assert paths.results() == tmp_path / "results"
+    assert paths.published() == tmp_path / "lib" / "normcore" / "lab" / "results"
+
+
+# --- files -----------------------------------------------------------------------------------------------
 
 
 def test_nothing_half_written_stays(tmp_path: Path) -> None:
