@@ -19,8 +19,9 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from normcore import NORMS
 
+from . import offline
+
 ROOT = Path(__file__).resolve().parent.parent
-SITE = ROOT / "_build" / "html"
 
 
 def table_of_contents() -> list[str]:
@@ -39,17 +40,41 @@ def table_of_contents() -> list[str]:
 
 
 PAGES = table_of_contents()
+#: a page of each kind
+KINDS = ["index", "method", "claims", "speed", "catdog", "api", "runs/large_rates", "normalizers/bn"]
 
 
 @pytest.fixture(scope="module")
-def site() -> Path:
-    """The book, built by the pipeline from the published results; what is up to date is not built again."""
-    env = {k: v for k, v in os.environ.items() if k != "NORMCORE_RESULTS"}
+def clone() -> Path:
+    """What a new clone of this working tree holds, and nothing else."""
+    folder = ROOT / "_build" / "test" / "clone"
+    shutil.rmtree(folder, ignore_errors=True)
+    for name in tracked():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / name, folder / name)
+    return folder
+
+
+def tracked() -> list[str]:
+    """The files of the working tree that git has or would take."""
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
+    return [name for name in names if (ROOT / name).is_file()]
+
+
+@pytest.fixture(scope="module")
+def site(clone: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The book, built as `make book` does from the published results alone: in a new clone, by somebody whose home and
+    caches are empty, who has no data sets, and whose machine reaches no other."""
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("NORMCORE_", "XDG_", "HF_"))}
+    env["HOME"] = str(tmp_path_factory.mktemp("home"))
     env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}"
-    command = ["snakemake", "--profile", "profiles/default", "--config", "profile=published", "jobs=1"]
-    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
+    env["PYTHONPATH"] = str(clone)
+    # nothing is trained, so that notebooks need not take turns on a GPU
+    command = ["snakemake", "--profile", "profiles/default", "--resources", "gpu=2", "--config", "profile=published"]
+    done = offline.run(command, cwd=clone, env=env)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
-    return SITE
+    return clone / "_build" / "html"
 
 
 @pytest.fixture(scope="module")
@@ -116,10 +141,37 @@ def reader(browser: Browser) -> Iterator[Reader]:
         watched.context.close()
 
 
-def soups(site: Path) -> Iterator[tuple[Path, BeautifulSoup]]:
-    for path in sorted(site.rglob("*.html")):
-        if "_static" not in path.parts:
-            yield path, BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser")
+@pytest.fixture(scope="module")
+def parsed(site: Path) -> dict[Path, BeautifulSoup]:
+    """Every page of the book by its file."""
+    files = [path for path in sorted(site.rglob("*.html")) if "_static" not in path.parts]
+    return {path: BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser") for path in files}
+
+
+@pytest.mark.parametrize("way", ["namespace", "guard"])
+def test_the_build_reaches_no_machine_but_this_one(way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if way == "guard":
+        monkeypatch.setattr(offline, "namespace", lambda: [])
+    elif not offline.namespace():
+        pytest.skip("no network namespace may be made here")
+    code = """
+import errno, socket
+with socket.create_server(("127.0.0.1", 0)) as server:
+    socket.create_connection(server.getsockname(), 5).close()
+try:
+    socket.create_connection(("192.0.2.1", 80), 5)
+except OSError as error:
+    print(errno.errorcode[error.errno])
+"""
+    done = offline.run([sys.executable, "-c", code], tmp_path, os.environ)
+    assert (done.stdout.strip(), done.returncode) == ("ENETUNREACH", 0), done.stderr
+
+
+def test_a_build_leaves_what_it_is_made_from_alone(site: Path, clone: Path) -> None:
+    changed = [name for name in tracked() if (ROOT / name).read_bytes() != (clone / name).read_bytes()]
+    assert set(changed) <= {"book/_assets/overview.svg"}
+    there = {str(path.relative_to(clone)) for path in (clone / "data").rglob("*") if path.is_file()}
+    assert there == {name for name in tracked() if name.startswith("data/")}
 
 
 def test_every_notebook_has_a_page(site: Path) -> None:
@@ -140,8 +192,7 @@ def test_every_normalizer_is_reached_from_the_overview(site: Path) -> None:
     assert {f"{name}.html" for name in NORMS if name != "none"} <= links
 
 
-def test_no_link_inside_the_book_is_broken(site: Path) -> None:
-    parsed = dict(soups(site))
+def test_no_link_inside_the_book_is_broken(site: Path, parsed: dict[Path, BeautifulSoup]) -> None:
     anchors = {path: {tag["id"] for tag in soup.find_all(id=True)} for path, soup in parsed.items()}
     broken = []
     for path, soup in parsed.items():
@@ -156,9 +207,9 @@ def test_no_link_inside_the_book_is_broken(site: Path) -> None:
     assert not broken
 
 
-def test_every_picture_says_what_it_shows(site: Path) -> None:
+def test_every_picture_says_what_it_shows(parsed: dict[Path, BeautifulSoup]) -> None:
     pictures = 0
-    for path, soup in soups(site):
+    for path, soup in parsed.items():
         for image in soup.find_all("img"):
             assert str(image.get("alt", "")).strip(), f"{path.name}: {image}"
             assert not str(image["alt"]).endswith((".png", ".svg")), f"{path.name}: a file's name is no description"
@@ -171,23 +222,25 @@ def test_every_picture_says_what_it_shows(site: Path) -> None:
     assert pictures > 4
 
 
-def test_nothing_is_loaded_from_another_host(site: Path) -> None:
-    for path, soup in soups(site):
+def test_nothing_is_loaded_from_another_host(parsed: dict[Path, BeautifulSoup]) -> None:
+    for path, soup in parsed.items():
         loaded = [tag.get("src") or "" for tag in soup.find_all(["script", "img", "iframe"])]
         loaded += [tag["href"] for tag in soup.find_all("link", rel=["stylesheet", "preload", "icon"])]
         assert not [url for url in loaded if str(url).startswith(("http:", "https:", "//"))], path.name
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize("page", PAGES)
-@pytest.mark.parametrize(("origin", "width", "scheme"), [("server", 1280, "light"), ("file", 390, "dark")])
+@pytest.mark.parametrize(
+    ("page", "origin", "width", "scheme"),
+    [*((page, "server", 1280, "light") for page in PAGES), *((page, "file", 390, "dark") for page in KINDS)],
+)
 def test_a_page_reads_well(
-    page: str, width: int, scheme: str, origin: str, site: Path, address: str, reader: Reader
+    page: str, origin: str, width: int, scheme: str, site: Path, address: str, reader: Reader
 ) -> None:
     watched = reader(width, scheme)
     base = site.as_uri() if origin == "file" else address
     watched.page.goto(f"{base}/{page}.html")
-    watched.page.wait_for_load_state("networkidle")
+    watched.page.evaluate("Promise.all([document.fonts.ready, window.MathJax?.startup?.promise])")  # formulas are set
     assert watched.outside(address) == []
     assert watched.complaints == []
     over = watched.page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from .. import make_norm
-from .figures import STYLES, Html, captioned, label, tabulate
+from .figures import Html, captioned, label, style, tabulate
 
 Place = tuple[int, int, int]
 
@@ -188,7 +188,7 @@ def _place(name: str) -> Place:
 
 def _block(panel: Panel, zoom: float) -> str:
     """The block as an SVG element, seen from above the front corner, so that three of its sides show."""
-    (n0, c0, p0), found, color = _place(panel.name), panel.found, STYLES[panel.name].color
+    (n0, c0, p0), found, color = _place(panel.name), panel.found, style(panel.name).color
     cells = [(_top(n, c), 0.95, found.input[n, c, 0]) for n in range(N) for c in range(C)]
     cells += [(_front(c, p), 0.75, found.input[0, c, p]) for c in range(C) for p in range(P)]
     cells += [(_side(n, p), 0.55, found.input[n, 0, p]) for n in range(N) for p in range(P)]

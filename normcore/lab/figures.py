@@ -4,6 +4,7 @@ A figure is put on the page as inline SVG. Its lines of text and its axes take t
 so it is as readable in dark mode as in light, and it is sharp at every width.
 """
 
+import functools
 import html
 import io
 import itertools
@@ -59,8 +60,15 @@ VARIANT_STYLES = {
     "bn-noise": Style("BN, then noise", "#2b7fc4", "X", (0, (4, 2))),
     "none-dropout": Style("no norm, dropout", "#8a8a8a", "P", (0, (4, 2))),
     "bn-dropout": Style("BN, dropout", "#2b7fc4", "8", (0, (4, 2))),
+    "contrib-in": Style("IN of keras-contrib", "#0f9d76", "8", (0, (4, 2))),
+    "contrib-gn": Style("GN of keras-contrib", "#c45f98", "X", (0, (4, 2))),
 }
 _NAMED = {**STYLES, **VARIANT_STYLES}
+#: of other names: as far from those above and from each other as can be, to colour-blind readers as well
+_OTHER_COLORS = ("#a800fc", "#78603c", "#fc006c", "#8478fc")
+_OTHER_LOOKS = zip(
+    itertools.cycle(_OTHER_COLORS), itertools.cycle("os^Dv"), itertools.repeat((0, (5, 1, 1, 1))), strict=False
+)
 _SEQUENCE = (("#3b62c8", "o"), ("#2a93b5", "s"), ("#2fa062", "^"), ("#b08d00", "D"), ("#d0612a", "v"), ("#b8458a", "P"))
 
 
@@ -73,12 +81,27 @@ def label(name: str) -> str:
     return _NAMED[name].label if name in _NAMED else name
 
 
+def style(name: str) -> Style:
+    """How a normalizer or variant looks. One that the book does not know is called by its name, and keeps the look that
+    it gets when it is first asked for.
+
+    >>> style("bn").label, style("of my own").label
+    ('BN', 'of my own')
+    """
+    return _NAMED.get(name) or _other(name)
+
+
+@functools.cache
+def _other(name: str) -> Style:
+    return Style(name, *next(_OTHER_LOOKS))
+
+
 def styles(by: str, values: Iterable[Any]) -> dict[str, Style]:
-    """How the lines of a figure look: a normalizer as everywhere in the book, the values of a setting in a sequence
-    from blue to red."""
+    """How the lines of a figure look: normalizers and variants as everywhere in the book, the values of a setting in a
+    sequence from blue to red."""
     order = list(dict.fromkeys(values))
-    if all(str(value) in _NAMED for value in order):
-        return {str(value): _NAMED[str(value)] for value in order}
+    if by in ("norm", "variant", "") or all(str(value) in _NAMED for value in order):
+        return {str(value): style(str(value)) for value in order}
     words = {"batch_size": "batch ", "lr": "lr ", "num_groups": "groups ", "layer": "layer "}.get(by, "")
     looks = itertools.cycle(_SEQUENCE)
     if not any(isinstance(value, str) for value in order):
@@ -192,14 +215,14 @@ def draw_curves(
     numbers = intervals(frame.dropna(subset=[metric]), [by, x], metric)
     looks = looks or styles(by, numbers[by])
     for name, line in numbers.groupby(by, sort=False):
-        style = looks[str(name)]
+        look = looks[str(name)]
         every = max(1, len(line) // 10)
         sns.lineplot(
-            data=line, x=x, y="mean", ax=axes, color=style.color, marker=style.marker, linestyle=style.dash,
-            markevery=every, errorbar=None, label=style.label, legend=False, gid=f"series:{name}",
+            data=line, x=x, y="mean", ax=axes, color=look.color, marker=look.marker, linestyle=look.dash,
+            markevery=every, errorbar=None, label=look.label, legend=False, gid=f"series:{name}",
             markeredgewidth=0,
         )  # fmt: skip
-        band = axes.fill_between(line[x], line["low"], line["high"], color=style.color, alpha=0.25, linewidth=0)
+        band = axes.fill_between(line[x], line["low"], line["high"], color=look.color, alpha=0.25, linewidth=0)
         band.set_gid(f"series:{name}")
     return numbers
 
@@ -214,12 +237,12 @@ def draw_settings(table: pd.DataFrame, *, x: str, y: str, title: str, by: str = 
     with panel() as (figure, axes):
         stable = table[table["status"] == "finished"]
         for (name, size), line in stable.groupby([by, "batch_size"], sort=False):
-            style, smallest = STYLES[str(name)], size == table["batch_size"].min()
+            look, smallest = style(str(name)), size == table["batch_size"].min()
             means = line.groupby(x, as_index=False)[y].mean()
             axes.plot(
-                means[x], means[y], color=style.color, marker=style.marker, linestyle="-" if smallest else "--",
-                markerfacecolor=style.color if smallest else "none", markersize=6, linewidth=1,
-                label=f"{style.label}, batch {size}",
+                means[x], means[y], color=look.color, marker=look.marker, linestyle="-" if smallest else "--",
+                markerfacecolor=look.color if smallest else "none", markersize=6, linewidth=1,
+                label=f"{look.label}, batch {size}",
             )  # fmt: skip
         axes.set(xscale="log", xlabel=x, ylabel=y.replace("_", " "), title=title)
         axes.set_xticks(sorted(table[x].unique()), [f"{v:g}" for v in sorted(table[x].unique())])
@@ -236,17 +259,17 @@ def draw_against(numbers: pd.DataFrame, source: Sequence[float], *, y: str) -> F
     """
     name = str(numbers["norm"].iloc[0])
     shown = numbers[numbers["epoch"] <= max(len(source), 1) + 1e-9]
-    style = STYLES[name]
+    look = style(name)
     with panel(height=2.7) as (figure, axes):
         error = (shown["mean"] - shown["low"], shown["high"] - shown["mean"])
         axes.errorbar(
-            shown["epoch"], shown["mean"], yerr=error, fmt=style.marker, color=style.color, markersize=5,
+            shown["epoch"], shown["mean"], yerr=error, fmt=look.marker, color=look.color, markersize=5,
             capsize=3, label="ours",
         )  # fmt: skip
         axes.plot(
             range(1, 1 + len(source)), source, "o", color=_TEXT, markerfacecolor="none", markersize=7, label="source"
         )
-        axes.set(xlabel="epoch", ylabel=y, title=style.label, xticks=range(1, 1 + max(len(source), 1)))
+        axes.set(xlabel="epoch", ylabel=y, title=look.label, xticks=range(1, 1 + max(len(source), 1)))
         axes.legend()
     return figure
 
@@ -344,12 +367,12 @@ def _plain(value: float) -> float | None:
 
 def _legend(looks: Mapping[str, Style]) -> str:
     rows = []
-    for name, style in looks.items():
+    for name, look in looks.items():
         with panel(0.55, 0.2) as (figure, axes):
             axes.set_axis_off()
-            axes.plot([0, 1, 2], [0, 0, 0], color=style.color, linestyle=style.dash, marker=style.marker,
+            axes.plot([0, 1, 2], [0, 0, 0], color=look.color, linestyle=look.dash, marker=look.marker,
                       markevery=[1], markeredgewidth=0, markersize=5)  # fmt: skip
-        rows.append(f'<span data-series="{name}"><span aria-hidden="true">{svg(figure)}</span>{style.label}</span>')
+        rows.append(f'<span data-series="{name}"><span aria-hidden="true">{svg(figure)}</span>{look.label}</span>')
     return f'<div class="nc-legend">{"".join(rows)}</div>'
 
 

@@ -194,7 +194,7 @@ def _draw(axes: Axes, rows: Mapping[str, Any]) -> None:
     axes.grid(visible=True, axis="x")
     axes.axvline(1, color=text, linewidth=0.9)
     for place, layer in enumerate(reversed(layers)):
-        style = figures.STYLES["fnbl" if layer == TEXT else layer]
+        style = figures.style("fnbl" if layer == TEXT else layer)
         for engine, offset in (("eager", 0.14), ("compiled", -0.2)):
             if row := rows.get(f"{layer} {engine}"):
                 median, low, high = row["to_batch_norm"]

@@ -10,6 +10,7 @@ import pytest
 from normcore.factory import NORMS
 from normcore.lab import figures
 from normcore.lab.runs import Run
+from normcore.lab.stats import intervals
 from normcore.lab.tables import curves, table
 
 from .helpers import made_up
@@ -33,6 +34,7 @@ def test_every_normalizer_has_a_look_of_its_own() -> None:
 
 COLOURS = {
     **{name: style.color for name, style in {**figures.STYLES, **figures.VARIANT_STYLES}.items()},
+    **{f"other-{i}": color for i, color in enumerate(figures._OTHER_COLORS)},
     **{f"setting-{i}": color for i, (color, _) in enumerate(figures._SEQUENCE)},
 }
 
@@ -55,7 +57,7 @@ def test_a_variant_has_the_colour_of_its_normalizer_and_a_look_of_its_own() -> N
     """FNBL by its code is the run of ChannelLN, by its text FNBL: these look alike, and stand in no figure together."""
     relatives = {
         "none-head": "none", "fnbl-code": "cln", "fnbl-text": "fnbl", "bn-noise": "bn", "none-dropout": "none",
-        "bn-dropout": "bn",
+        "bn-dropout": "bn", "contrib-in": "in", "contrib-gn": "gn",
     }  # fmt: skip
     assert set(figures.VARIANT_STYLES) == set(relatives)
     assert not set(figures.VARIANT_STYLES) & set(figures.STYLES)
@@ -71,6 +73,30 @@ def test_named_lines_keep_their_look_and_their_order() -> None:
     found = figures.styles("variant", ["gn", "none-head", "bn", "gn"])
     assert list(found) == ["gn", "none-head", "bn"]
     assert found == {n: {**figures.STYLES, **figures.VARIANT_STYLES}[n] for n in found}
+
+
+def test_a_name_of_one_s_own_has_a_look_of_its_own_and_leaves_those_of_others() -> None:
+    own = [f"my norm {i}" for i in range(20)]
+    found = figures.styles("norm", ["bn", *own, "gn"])
+    assert (found["bn"], found["gn"]) == (figures.STYLES["bn"], figures.STYLES["gn"])
+    assert [found[name].label for name in own] == own
+    assert found == {name: figures.style(name) for name in found}  # in this figure as in every other
+    assert len({(s.color, s.marker) for s in found.values()}) == len(found)
+    named = {s.color for s in (*figures.STYLES.values(), *figures.VARIANT_STYLES.values())}
+    assert not named & {found[name].color for name in own}
+
+
+def test_every_figure_takes_a_name_of_one_s_own() -> None:
+    mine = [made_up("mine", seed, [2.0, 1.0], [0.5, 0.6]) for seed in range(2)]
+    points = curves(mine)
+    numbers = intervals(points[points["split"] == "test"], ["norm", "epoch"], "accuracy")
+    look = figures.style("mine")
+    against = figures.draw_against(numbers, [0.5], y="accuracy").axes[0]
+    searched = figures.draw_settings(table(mine), x="lr", y="test_accuracy", title="A search").axes[0]
+    assert against.get_title() == "mine"
+    assert [line.get_color() for line in searched.lines] == [look.color]
+    assert [line.get_marker() for line in searched.lines] == [look.marker]
+    assert look.color in figures.interactive_curves(points, [("test", "accuracy", "share")], alt="Lines", caption="")
 
 
 @pytest.mark.parametrize(
