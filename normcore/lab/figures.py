@@ -54,7 +54,6 @@ STYLES = {
 
 #: variants of a normalizer, in its colour
 VARIANT_STYLES = {
-    "none-head": Style("no norm, BN behind", "#8a8a8a", "8", (0, (4, 2))),
     "fnbl-code": Style("FNBL, code (ChannelLN)", "#d9661f", "d", (0, (4, 2))),
     "fnbl-text": Style("FNBL, text", "#c08a00", "H", (0, (4, 2))),
     "bn-noise": Style("BN, then noise", "#2b7fc4", "X", (0, (4, 2))),
@@ -64,6 +63,8 @@ VARIANT_STYLES = {
     "contrib-gn": Style("GN of keras-contrib", "#c45f98", "X", (0, (4, 2))),
 }
 _NAMED = {**STYLES, **VARIANT_STYLES}
+#: ending of a variant's name -> what it says of the normalizer before it (see ``catdog``), and its dash
+_ENDINGS = {"-head": (", BN behind", (0, (1, 1))), "-report": (", as run", (0, (4, 2)))}
 #: of other names: as far from those above and from each other as can be, to colour-blind readers as well
 _OTHER_COLORS = ("#a800fc", "#78603c", "#fc006c", "#8478fc")
 _OTHER_LOOKS = zip(
@@ -75,10 +76,20 @@ _SEQUENCE = (("#3b62c8", "o"), ("#2a93b5", "s"), ("#2fa062", "^"), ("#b08d00", "
 def label(name: str) -> str:
     """The name of a normalizer or variant as readers see it; any other name as it is.
 
-    >>> label("cln"), label("fnbl-text"), label("fnbb as published")
-    ('ChannelLN', 'FNBL, text', 'fnbb as published')
+    >>> label("cln"), label("bn-head"), label("fnbb as published")
+    ('ChannelLN', 'BN, BN behind', 'fnbb as published')
     """
-    return _NAMED[name].label if name in _NAMED else name
+    known = _known(name)
+    return known.label if known else name
+
+
+def _known(name: str) -> Style | None:
+    """The look of a normalizer or variant of the book."""
+    for ending, (words, dash) in _ENDINGS.items():
+        look = _NAMED.get(name.removesuffix(ending))
+        if look and name.endswith(ending):
+            return look._replace(label=look.label + words, dash=dash)
+    return _NAMED.get(name)
 
 
 def style(name: str) -> Style:
@@ -88,7 +99,7 @@ def style(name: str) -> Style:
     >>> style("bn").label, style("of my own").label
     ('BN', 'of my own')
     """
-    return _NAMED.get(name) or _other(name)
+    return _known(name) or _other(name)
 
 
 @functools.cache
@@ -100,7 +111,7 @@ def styles(by: str, values: Iterable[Any]) -> dict[str, Style]:
     """How the lines of a figure look: normalizers and variants as everywhere in the book, the values of a setting in a
     sequence from blue to red."""
     order = list(dict.fromkeys(values))
-    if by in ("norm", "variant", "") or all(str(value) in _NAMED for value in order):
+    if by in ("norm", "variant", "") or all(_known(str(value)) for value in order):
         return {str(value): style(str(value)) for value in order}
     words = {"batch_size": "batch ", "lr": "lr ", "num_groups": "groups ", "layer": "layer "}.get(by, "")
     looks = itertools.cycle(_SEQUENCE)
