@@ -21,7 +21,7 @@ $(DONE): requirements.lock pyproject.toml
 	touch $@
 
 book: $(DONE)
-	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/snakemake --profile profiles/default --config profile=$(PROFILE) jobs=$(JOBS)
+	PATH="$(abspath $(BIN)):$$PATH" NORMCORE_PARENT=$$PPID exec $(BIN)/snakemake --config profile=$(PROFILE) jobs=$(JOBS)
 
 test: lint
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest -n 2

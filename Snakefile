@@ -1,12 +1,18 @@
 """The pipeline: every notebook by papermill, then the book. `make book` calls it; so can a cluster.
 
-    snakemake --profile profiles/default          one machine
+    snakemake                                     one machine (profiles/default is part of every call)
     snakemake --profile profiles/slurm            a Slurm cluster
     snakemake ... --config profile=quick jobs=4   another profile, more runs side by side
     snakemake ... --config profile=full shards=8  each sweep in eight parts, a job each
 """
 
+import os
+import sys
+import threading
+import time
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 PROFILE = config.get("profile", "published")
 JOBS = int(config.get("jobs", 1))
@@ -17,6 +23,35 @@ NORMALIZERS = sorted(p.stem for p in Path("notebooks/normalizers").glob("*.ipynb
 LAB = [str(p) for p in sorted(Path("normcore").rglob("*.py"))]
 BENCHMARKS = sorted(map(str, Path("data/benchmarks").glob("*.json")))
 MATHJAX = "book/_assets/mathjax/tex-chtml.js"
+
+
+resource_scopes:
+    gpu="local",  # profiles/default counts the GPUs of one machine, not those of a cluster
+
+
+if workflow.is_main_process:  # not a job of it
+    # The system lets go of this lock when its holder dies, however it dies; Snakemake's own would stay (nolock).
+    LOCK, HOLDER = FileLock(".snakemake/build.lock"), Path(".snakemake/build.pid")
+    HOLDER.parent.mkdir(exist_ok=True)
+    try:
+        LOCK.acquire(timeout=0)
+    except Timeout:
+        sys.exit(f"another build is at work here, process {HOLDER.read_text()}: wait for it, or end it")
+    HOLDER.write_text(str(os.getpid()))
+    for folder in ("runs", "normalizers", "_generated"):
+        for left in Path("book", folder).glob(".*.*"):  # half-written, by a build that was killed
+            left.unlink()
+
+    def end_with(parent):
+        """End at once when the parent, `make`, does."""
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    if parent := os.environ.get("NORMCORE_PARENT"):
+        threading.Thread(target=end_with, args=[int(parent)], daemon=True).start()
+
+os.environ["NORMCORE_PARENT"] = str(os.getpid())  # jobs end with this process, their parent by `exec`
 
 
 localrules:
@@ -58,7 +93,7 @@ rule shard:
     resources:
         gpu=1,
     shell:
-        "normcore run {params.experiment} --profile {params.profile} --jobs {params.jobs}"
+        "exec normcore run {params.experiment} --profile {params.profile} --jobs {params.jobs}"
         " --shard {wildcards.i}/{wildcards.n}"
 
 
@@ -81,7 +116,7 @@ rule notebook:
     resources:
         gpu=1,
     shell:
-        "normcore run {params.experiment} --profile {params.profile} --jobs {params.jobs} --to book/runs"
+        "exec normcore run {params.experiment} --profile {params.profile} --jobs {params.jobs} --to book/runs"
 
 
 rule normalizer:
@@ -92,7 +127,7 @@ rule normalizer:
     output:
         "book/normalizers/{name}.ipynb",
     shell:
-        "normcore page {input[0]} --to book/normalizers"
+        "exec normcore page {input[0]} --to book/normalizers"
 
 
 rule pages:
@@ -113,7 +148,7 @@ rule pages:
         "book/_generated/promises.md",
         "book/_generated/statistics.md",
     shell:
-        "normcore book"
+        "exec normcore book"
 
 
 rule mathjax:
@@ -148,4 +183,5 @@ rule html:
     output:
         "_build/html/index.html",
     shell:
-        "jupyter-book build book --config _config.yml --path-output . --all -W -n --keep-going --quiet"
+        "exec python -m normcore.lab.lifetime"
+        " jupyter-book build book --config _config.yml --path-output . --all -W -n --keep-going --quiet"

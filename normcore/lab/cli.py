@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from .errors import LabError, ShardDone, SweepIncomplete, UsageError
+from .lifetime import end_well
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
                   help="Run the experiments on normalization layers, and read what they measured.")  # fmt: skip
@@ -30,9 +31,10 @@ To = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write t
 def main() -> None:
     """Entry point: what the lab refuses is one line and an exit code, never a traceback.
 
-    Exit codes: 2 bad input, nothing was run; 3 stopped before the end, the next call goes on; 1 anything
-    else that failed.
+    Exit codes: 2 bad input, nothing was run; 3 stopped before the end, the next call goes on; 130 and 143 stopped
+    by SIGINT and SIGTERM, the next call goes on; 1 anything else that failed.
     """
+    end_well()
     warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
     try:
         app()

@@ -2,14 +2,17 @@
 
 import math
 import os
+import signal
 import sys
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import get_context
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnContext
 from pathlib import Path
 from typing import IO, Any
 
@@ -19,6 +22,7 @@ from tqdm import tqdm
 
 from . import data, paths
 from .errors import LabError, ShardDone, SweepIncomplete, UsageError
+from .lifetime import end_with
 from .provenance import choose_device
 from .runs import Run, RunConfig, Store
 from .training import OutOfTime, train
@@ -127,30 +131,53 @@ class _Task:
     deadline: float
 
     @property
+    def name(self) -> str:
+        return f"{self.config.norm}, seed {self.config.seed} ({self.config.key})"
+
+    @property
     def checkpoint(self) -> Path:
         return paths.cache() / "checkpoints" / f"{self.config.key}.pt"
 
 
-class _Busy(Exception):
-    """Another process is at this run."""
+@dataclass(frozen=True)
+class _Outcome:
+    """How a run ended: with its result in the store, ``busy`` where another process is at it, or with a problem."""
+
+    busy: bool = False
+    problem: str = ""
+    unexpected: bool = False  # no refusal of the lab's
 
 
-def _run(task: _Task, progress: Callable[[int], None], patient: bool) -> None:
+_BUDGET = _Outcome(problem="the time budget is used up")
+
+
+def _attempt(task: _Task, progress: Callable[[int], None], patient: bool) -> _Outcome:
     """Do the run and store it, unless another process does: ``patient`` waits for that one's result."""
     lock = paths.cache() / "locks" / f"{task.config.key}.lock"
-    lock.parent.mkdir(parents=True, exist_ok=True)
     asked = time.time()
     try:
-        with FileLock(lock, timeout=-1 if patient else 0):
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(lock, timeout=_seconds_left(task) if patient else 0):
             result = task.store.path(task.config.key)
             newer = result.is_file() and result.stat().st_mtime > asked
-            if newer or (not task.fresh and task.store.get(task.config.key)):
-                return
-            run = train(task.config, task.device, progress=progress, deadline=task.deadline,
-                        checkpoint=task.checkpoint)  # fmt: skip
-            task.store.put(run)
+            if not newer and (task.fresh or not task.store.get(task.config.key)):
+                run = train(task.config, task.device, progress=progress, deadline=task.deadline,
+                            checkpoint=task.checkpoint)  # fmt: skip
+                task.store.put(run)
+            return _Outcome()
     except Timeout:
-        raise _Busy from None
+        return _BUDGET if patient else _Outcome(busy=True)
+    except OutOfTime:
+        return _BUDGET
+    except LabError as error:
+        return _Outcome(problem=f"{task.name}: {error}")
+    except Exception as error:
+        return _Outcome(problem=f"{task.name}: {type(error).__name__}: {error}", unexpected=True)
+
+
+def _seconds_left(task: _Task) -> float:
+    """Until the deadline; -1, which is for ever to a lock, where there is none."""
+    return -1 if math.isinf(task.deadline) else max(0.0, task.deadline - time.monotonic())
 
 
 # --- all of them -----------------------------------------------------------------------------------------
@@ -167,7 +194,7 @@ def _perform(
     with _bars(tasks) as report:
         if jobs == 1:
             return _one_by_one(tasks, report)
-        return _side_by_side(tasks, report, jobs)
+        return _SideBySide(tasks, report, jobs).perform()
 
 
 # report(position of the task, steps done, finished)
@@ -179,80 +206,161 @@ def _one_by_one(tasks: Sequence[_Task], report: _Report) -> list[str]:
     queue = [(i, task, False) for i, task in enumerate(tasks)]
     for i, task, patient in queue:  # grows: what another process was at comes again at the end
         if time.monotonic() > task.deadline:
-            return [*problems, "the time budget is used up"]
-        try:
-            _run(task, lambda steps, i=i: report(i, steps, False), patient)  # type: ignore[misc]
-            report(i, task.config.steps, True)
-        except _Busy:
+            return [*problems, _BUDGET.problem]
+        outcome = _attempt(task, lambda steps, i=i: report(i, steps, False), patient)  # type: ignore[misc]
+        if outcome.busy:
             queue.append((i, task, True))
-        except Exception as error:
-            problems.append(_explain(task, error))
+        elif outcome.problem:
+            problems.append(_said(outcome))
+        else:
+            report(i, task.config.steps, True)
     return problems
 
 
-def _side_by_side(tasks: Sequence[_Task], report: _Report, jobs: int) -> list[str]:
-    from pebble import ProcessPool
+def _said(outcome: _Outcome) -> str:
+    if outcome.unexpected:
+        warnings.warn(f"a run failed: {outcome.problem}", stacklevel=3)
+    return outcome.problem
 
-    problems: list[str] = []
-    context = get_context("spawn")
-    steps = context.RawArray("q", len(tasks))  # each run writes its own place: no lock that a death could hold
-    patient: set[int] = set()
-    with ProcessPool(min(jobs, len(tasks)), initializer=_share, initargs=(steps,), context=context) as pool:
-        running: dict[Future[None], int] = {}
-        waiting = list(range(len(tasks)))
+
+# --- side by side ----------------------------------------------------------------------------------------
+
+_TRIES = 3  # how often a run is begun whose worker dies
+
+
+class _SideBySide:
+    """The runs of a sweep in worker processes, at most ``jobs`` at once.
+
+    A worker can be killed at any moment, by an out-of-memory killer for one. So no two share a lock or a queue,
+    which would die with it: each has a pipe of its own, whose end is its death. A run that dies with its worker
+    is begun again by another, from its last checkpoint.
+    """
+
+    def __init__(self, tasks: Sequence[_Task], report: _Report, jobs: int) -> None:
+        self.tasks, self.report, self.jobs = tasks, report, jobs
+        self.context = get_context("spawn")
+        self.steps = self.context.RawArray("q", len(tasks))  # each run writes its own place, without a lock
+        self.waiting = list(range(len(tasks)))
+        self.patient: set[int] = set()
+        self.deaths: Counter[int] = Counter()  # by run
+        self.failed_starts = 0  # since a worker last came to work
+        self.workers: list[_Worker] = []
+        self.problems: list[str] = []
+
+    def perform(self) -> list[str]:
+        """Do all of them; returns what went wrong, in words."""
         try:
-            while waiting or running:
-                while waiting and len(running) < jobs:
-                    i = waiting.pop(0)
-                    if time.monotonic() > tasks[i].deadline:
-                        problems.append("the time budget is used up")
-                        waiting.clear()
-                        break
-                    running[pool.schedule(_work, args=(tasks[i], i, i in patient))] = i
-                ended, _ = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
-                for future in ended:
-                    i = running.pop(future)
-                    error = future.exception()
-                    if error is None:
-                        report(i, tasks[i].config.steps, True)
-                    elif isinstance(error, _Busy):
-                        patient.add(i)
-                        waiting.append(i)
-                    else:
-                        problems.append(_explain(tasks[i], error))
-                for i in running.values():
-                    report(i, steps[i], False)
-        except BaseException:
-            pool.stop()
-            raise
-    return problems
+            while self.waiting or any(worker.run is not None for worker in self.workers):
+                self._hand_out()
+                for pipe in wait([worker.pipe for worker in self.workers], timeout=0.2):
+                    self._hear(next(worker for worker in self.workers if worker.pipe is pipe))
+                for worker in self.workers:
+                    if worker.run is not None:
+                        self.report(worker.run, self.steps[worker.run], False)
+        finally:
+            for worker in self.workers:
+                worker.process.terminate()  # all of them before the first is waited for
+            for worker in self.workers:
+                worker.end()
+        return self.problems
+
+    def _hand_out(self) -> None:
+        """A run to each worker that has none, and as many workers as there is work for."""
+        if self.waiting and time.monotonic() > self.tasks[0].deadline:
+            self._give_up(_BUDGET.problem)
+        for worker in self.workers:
+            if worker.ready and worker.run is None and self.waiting:
+                i = self.waiting.pop(0)
+                worker.take(i, self.tasks[i], i in self.patient)
+        busy = sum(worker.run is not None for worker in self.workers)
+        while len(self.workers) < min(self.jobs, len(self.waiting) + busy):
+            self.workers.append(_Worker(self.context, self.steps))
+
+    def _hear(self, worker: "_Worker") -> None:
+        """What a worker has to say: that it is ready, how its run ended, or, by the end of its pipe, that it died."""
+        try:
+            outcome = worker.pipe.recv()
+        except (EOFError, OSError):
+            self._bury(worker)
+            return
+        i, worker.run = worker.run, None
+        if i is None:
+            worker.ready, self.failed_starts = True, 0
+        elif outcome.busy:
+            self.patient.add(i)
+            self.waiting.append(i)
+        elif outcome.problem:
+            self.problems.append(_said(outcome))
+        else:
+            self.report(i, self.tasks[i].config.steps, True)
+
+    def _bury(self, worker: "_Worker") -> None:
+        self.workers.remove(worker)
+        worker.end()
+        died = f"its process died (exit code {worker.process.exitcode})"
+        if not worker.ready:
+            self.failed_starts += 1
+            if self.failed_starts >= _TRIES * self.jobs:
+                self._give_up(f"a worker process died before its first run (exit code {worker.process.exitcode})")
+        if worker.run is None:
+            return
+        self.deaths[worker.run] += 1
+        problem = f"{self.tasks[worker.run].name}: {died}"
+        if self.deaths[worker.run] < _TRIES:
+            warnings.warn(f"{problem}; it is begun again", stacklevel=2)
+            self.waiting.append(worker.run)
+        else:
+            self.problems.append(_said(_Outcome(problem=f"{problem}, {_TRIES} times", unexpected=True)))
+
+    def _give_up(self, problem: str) -> None:
+        """Begin no more runs; those that are at work end."""
+        self.problems.append(problem)
+        self.waiting.clear()
 
 
-_steps: Any = None
+class _Worker:
+    """A process that does one run after another, and the pipe to it.
+
+    Attributes:
+        ready: whether it has come to work; that takes seconds.
+        run: the position of the run that it is at.
+    """
+
+    def __init__(self, context: SpawnContext, steps: Any) -> None:
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(target=_work, args=(theirs, steps), daemon=True)
+        self.process.start()
+        theirs.close()  # so that the pipe ends with the worker
+        self.ready = False
+        self.run: int | None = None
+
+    def take(self, run: int, task: _Task, patient: bool) -> None:
+        self.run = run
+        with suppress(OSError):  # it has died since: the end of its pipe says so
+            self.pipe.send((run, task, patient))
+
+    def end(self) -> None:
+        self.process.terminate()
+        self.process.join(5)
+        self.process.kill()
+        self.process.join(5)
+        self.pipe.close()
 
 
-def _share(steps: Any) -> None:
-    global _steps
-    _steps = steps
+def _work(pipe: Connection, steps: Any) -> None:
+    """What a worker does: say that it is ready, then one run after another."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the parent ends its workers
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # leaves no half-written file
+    end_with(os.getppid())
+    with suppress(EOFError, OSError):  # the pipe's: the parent is gone
+        pipe.send(None)
+        while True:
+            run, task, patient = pipe.recv()
 
+            def progress(done: int, run: int = run) -> None:
+                steps[run] = done
 
-def _work(task: _Task, place: int, patient: bool) -> None:
-    def progress(done: int) -> None:
-        _steps[place] = done
-
-    _run(task, progress, patient)
-
-
-def _explain(task: _Task, error: BaseException) -> str:
-    if isinstance(error, OutOfTime):
-        return "the time budget is used up"
-    name = f"{task.config.norm}, seed {task.config.seed} ({task.config.key})"
-    if isinstance(error, LabError):
-        return f"{name}: {error}"
-    code = getattr(error, "exitcode", None)
-    words = f"its process died (exit code {code})" if code is not None else f"{type(error).__name__}: {error}"
-    warnings.warn(f"run {name} failed, {words}", stacklevel=2)
-    return f"{name}: {words}"
+            pipe.send(_attempt(task, progress, patient))
 
 
 # --- progress --------------------------------------------------------------------------------------------

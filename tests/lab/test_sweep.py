@@ -8,18 +8,20 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-import psutil
 import pytest
 import torch
 
 from normcore.lab import runs as runs_module
+from normcore.lab import sweep as sweep_module
 from normcore.lab.errors import ShardDone, SweepIncomplete, UsageError
 from normcore.lab.runs import RunConfig, Store
-from normcore.lab.sweep import Shard, parse_seconds, sweep
+from normcore.lab.sweep import Shard, _Worker, parse_seconds, sweep
 from normcore.lab.training import train
 
 from .helpers import config, write_pictures
@@ -152,32 +154,71 @@ def test_a_time_budget_stops_inside_a_run_and_the_next_call_goes_on(jobs: int, s
     assert sweep([long()], shared, jobs=jobs)[0].curves == whole.curves
 
 
-def test_a_dead_worker_costs_one_run_and_not_the_sweep(store: Path) -> None:
+class Killer:
+    """Kills workers of sweeps, so many times, when they come to the moment that is aimed at."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, moment: str, times: int, only: int | None = None) -> None:
+        self.moment, self.left, self.only = moment, times, only  # only at the run of that position
+        self.at_work: dict[int, _Worker] = {}
+        start, take, bars = _Worker.__init__, _Worker.take, sweep_module._bars
+
+        def started(worker: _Worker, *given: Any) -> None:
+            start(worker, *given)
+            self.strike("start", worker)
+
+        def taking(worker: _Worker, run: int, *given: Any) -> None:
+            self.strike("idle", worker, run)
+            self.at_work[run] = worker
+            take(worker, run, *given)
+            self.strike("taking", worker, run)
+
+        @contextmanager
+        def watched(tasks: Any) -> Iterator[Any]:
+            with bars(tasks) as report:
+
+                def watch(run: int, steps: int, finished: bool) -> None:
+                    report(run, steps, finished)
+                    if finished or steps > 0:
+                        self.strike("ended" if finished else "running", self.at_work[run], run)
+
+                yield watch
+
+        monkeypatch.setattr(_Worker, "__init__", started)
+        monkeypatch.setattr(_Worker, "take", taking)
+        monkeypatch.setattr(sweep_module, "_bars", watched)
+
+    def strike(self, moment: str, worker: _Worker, run: int | None = None) -> None:
+        if moment == self.moment and self.left and self.only in (None, run) and worker.process.is_alive():
+            self.left -= 1
+            worker.process.kill()
+
+
+@pytest.mark.filterwarnings("ignore:.*its process died")
+@pytest.mark.parametrize("times", [1, 2])
+@pytest.mark.parametrize("moment", ["start", "idle", "taking", "running", "ended"])
+def test_a_sweep_whose_workers_are_killed_ends_as_any_other(
+    moment: str, times: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = [long(), *four()]
+    alone = sweep(wanted, Store("alone"))
+    killer = Killer(monkeypatch, moment, times)
+    together = sweep(wanted, Store("together"), jobs=2, fresh=True)
+    assert killer.left == 0, "nothing was killed"
+    assert [(r.status, r.final, r.curves) for r in together] == [(r.status, r.final, r.curves) for r in alone]
+
+
+def test_a_run_whose_workers_always_die_is_given_up_and_the_others_are_done(monkeypatch: pytest.MonkeyPatch) -> None:
     shared = Store("trial")
-    doomed = config(steps=20_000, log_every=10, eval_every=20_000)
-    lock = str(store.parent / "cache" / "locks" / f"{doomed.key}.lock")
-
-    def kill_whoever_is_at_it() -> None:
-        for _ in range(1200):
-            time.sleep(0.1)
-            for process in psutil.Process().children(recursive=True):
-                if _holds(process, lock):
-                    process.kill()
-                    return
-
-    killer = threading.Thread(target=kill_whoever_is_at_it)
-    killer.start()
-    with pytest.warns(UserWarning, match="its process died"), pytest.raises(SweepIncomplete, match="4 of 5 runs"):
-        sweep([doomed, *four()], shared, jobs=2)
-    killer.join()
-    assert all(shared.get(c.key) for c in four())
+    Killer(monkeypatch, "running", 1000, only=0)
+    with pytest.warns(UserWarning, match="its process died"), pytest.raises(SweepIncomplete, match="2 of 3 runs"):
+        sweep([long(), *four()[:2]], shared, jobs=2)
+    assert all(shared.get(c.key) for c in four()[:2])
 
 
-def _holds(process: psutil.Process, path: str) -> bool:
-    try:
-        return any(file.path == path for file in process.open_files())
-    except psutil.Error:
-        return False
+def test_workers_that_cannot_start_end_the_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
+    Killer(monkeypatch, "start", 1000)
+    with pytest.raises(SweepIncomplete, match=r"a worker process died before its first run \(exit code -9\)"):
+        sweep(four(), Store("trial"), jobs=2)
 
 
 _SCRIPT = """
