@@ -43,6 +43,8 @@ def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *w
         (["run", "fashion-lenet", "--set", "epochs"], "--set takes key=value, got 'epochs'"),
         (["run", "fashion-lenet", "--device", "gpu"], "unknown device 'gpu': one of auto, cpu, cuda"),
         (["run", "fashion-lenet", "--shard", "3/2"], "shard must be i/n"),
+        (["run"], "nothing to run: name experiments, or all, or give --plan"),
+        (["run", "fashion-lenet", "--plan"], "--plan chooses the runs by itself, got fashion-lenet, too"),
         (["run", "fashion-lenet", "--time-budget", "soon"], "a time budget is a positive number and s, m or h"),
         (["page", "notebooks/normalizers/bm.ipynb"], "no notebook notebooks/normalizers/bm.ipynb here"),
         (["results", "fashion-lent"], "unknown experiment 'fashion-lent': did you mean fashion-lenet?"),
