@@ -48,6 +48,8 @@ def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *w
         (["run", "fashion-lenet", "--set", "time_budget=x"], "time_budget is how: use --time-budget"),
         (["run", "fashion-lenet", "--set", "train=false"], "train is how: use --no-train"),
         (["publish", "fashion-lenet", "--profile", "custom"], "unknown profile 'custom'"),
+        (["run"], "nothing to run: name experiments, or all, or give --plan"),
+        (["run", "fashion-lenet", "--plan"], "--plan chooses the runs by itself, got fashion-lenet, too"),
         (["run", "fashion-lenet", "--time-budget", "soon"], "a time budget is a positive number and s, m or h"),
         (["page", "notebooks/normalizers/bm.ipynb"], "no notebook notebooks/normalizers/bm.ipynb here"),
         (["results", "fashion-lent"], "unknown experiment 'fashion-lent': did you mean fashion-lenet?"),

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from normcore.lab import catdog, measures
 from normcore.lab.errors import UsageError
-from normcore.lab.measures import MEASURES, basins, curve, jitter, measure, measured, value, window
+from normcore.lab.measures import MEASURES, basins, curve, jitter, measure, measured, smallest, value, window
 from normcore.lab.runs import Run, RunConfig
 
 from .helpers import made_up, run_of
@@ -131,11 +131,7 @@ def test_images_to_the_loss_are_counted_until_a_fortieth_of_the_run_is_below_it(
 @settings(deadline=None, max_examples=50)
 @given(losses, st.floats(0, 1), st.floats(0, 1))
 def test_a_higher_loss_is_reached_no_later(values: list[float], one: float, other: float) -> None:
-    found = []
-    for bound in sorted((one, other)):
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(measures, "LOSS", bound)
-            found.append(value(run(values), "samples_to_loss"))
+    found = [value(run(values), f"samples_to_loss[{bound}]") for bound in sorted((one, other))]
     assert found[0] is not None
     assert found[1] is not None
     assert found[0] >= found[1]
@@ -172,14 +168,14 @@ def test_steps_to_the_loss_are_its_images_by_the_batch_size(values: list[float],
 # --- jitter ----------------------------------------------------------------------------------------------
 
 
-def by_hand(values: Values) -> float:
+def by_hand(values: Values, of: slice = slice(None)) -> float:
     """Without the parabola through the seven points around each, or at the ends through the outermost seven."""
     left = []
     for i in range(values.size):
         start = min(max(i - 3, 0), values.size - 7)
         x = np.arange(start, start + 7) - i
         left.append(values[i] - np.polyval(np.polyfit(x, values[start : start + 7], 2), 0))
-    return float(np.mean(np.abs(np.diff(left))))
+    return float(np.mean(np.abs(np.diff(left[of]))))
 
 
 @given(numbers)
@@ -221,8 +217,10 @@ def test_each_jitter_is_of_its_curve_in_its_window() -> None:
     whole = made_up("bn", 0, [1.0] * 20, tested.tolist(), batch_loss=current.tolist())
     assert value(whole, "jitter") == pytest.approx(by_hand(tested))
     assert value(whole, "batch_jitter") == pytest.approx(by_hand(current))
-    assert value(whole, "jitter", window(whole, of_run=(0, 0.5))) == pytest.approx(by_hand(tested[:10]))
-    assert value(whole, "batch_jitter", window(whole, of_run=(0.5, 1))) == pytest.approx(by_hand(current[10:]))
+    assert value(whole, "jitter", window(whole, of_run=(0, 0.5))) == pytest.approx(by_hand(tested, slice(0, 10)))
+    late = window(whole, of_run=(0.75, 1))
+    assert value(whole, "batch_jitter", late) == pytest.approx(by_hand(current, slice(15, 20)))
+    assert value(whole, "jitter", window(whole, of_run=(0.95, 1))) is None  # one point jitters against nothing
 
 
 # --- the others ------------------------------------------------------------------------------------------
@@ -239,17 +237,49 @@ def test_overfitting_is_training_minus_test_accuracy() -> None:
 def test_fall_and_peak_are_what_a_search_finds(values: list[float]) -> None:
     whole = run(values)
     assert value(whole, "fall") == max(a - b for a, b in pairwise(values))
-    assert value(whole, "peak") == sorted(values)[-1]
+    assert value(whole, "highest") == sorted(values)[-1]
     assert value(whole, "peak_step") in [10 * (i + 1) for i, v in enumerate(values) if v == max(values)]
 
 
-def test_a_peak_and_a_fall_can_be_of_a_window() -> None:
+def test_the_highest_and_a_fall_can_be_of_a_window() -> None:
     whole = run([0.5, 0.9, 0.4, 0.6, 0.7, 0.65])
-    assert (value(whole, "peak"), value(whole, "peak_step")) == (0.9, 20)
+    assert (value(whole, "highest"), value(whole, "peak_step")) == (0.9, 20)
     assert value(whole, "fall") == pytest.approx(0.5)
     late = window(whole, of_run=(0.5, 1))
-    assert value(whole, "peak", late) == 0.7
+    assert value(whole, "highest", late) == 0.7
     assert value(whole, "fall", late) == pytest.approx(0.05)
+
+
+def halves(a: list[float], b: list[float]) -> Run:
+    whole = run([(x + y) / 2 for x, y in zip(a, b, strict=True)])
+    whole.curves["test"] |= {"accuracy_a": a, "accuracy_b": b}
+    return whole
+
+
+def test_a_peak_is_chosen_on_one_half_of_the_test_images_and_measured_on_the_other() -> None:
+    whole = halves([0.5, 0.9, 0.6, 0.7], [0.4, 0.5, 0.8, 0.65])
+    assert value(whole, "peak") == pytest.approx((0.5 + 0.6) / 2)  # each at the other's best
+    assert value(whole, "peak", window(whole, of_run=(0.5, 1))) == pytest.approx((0.65 + 0.6) / 2)
+    assert value(run([0.5, 0.9]), "peak") is None  # a run from before there were halves
+    noise = np.random.default_rng(0).normal(0.8, 0.01, (2, 2000)).tolist()
+    assert (value(halves(*noise), "highest") or 0) > 0.82
+    assert value(halves(*noise), "peak") == pytest.approx(0.8, abs=0.03)
+
+
+def test_kendall_s_tau_says_whether_a_curve_rises() -> None:
+    whole = made_up("bn", 0, [1.0] * 8, [0.5] * 8, batch_loss=[0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.35])
+    assert value(whole, "tau[batch_loss]") == pytest.approx(-26 / 28)
+    assert (value(whole, "tau_p[batch_loss]") or 1) < 0.001
+    assert value(whole, "tau[batch_loss]", window(whole, of_run=(0.75, 1))) is None
+    assert (value(whole, "tau[test_accuracy]"), value(whole, "tau_p[test_accuracy]")) == (0, 1)
+
+
+def test_every_smallest_effect_is_of_a_measure() -> None:
+    plain = {f"{split}_{name}" for split in measures.SPLITS for name in ("loss", "accuracy")}
+    assert set(measures.SMALLEST) <= {*MEASURES, *measures.OF_A_CURVE, *plain}
+    assert smallest("test_accuracy", 0.8) == 0.005
+    assert smallest("steps_to_loss[0.5]", 4000) == pytest.approx(200)
+    assert smallest("tau[batch_accuracy]", 0.3) == 0.1
 
 
 def test_a_curve_that_only_rises_falls_by_less_than_nothing() -> None:
@@ -268,9 +298,9 @@ def test_progress_is_the_first_twentieth_of_the_run_minus_the_last() -> None:
 def test_a_run_that_diverged_has_no_measure_of_what_it_did_not_reach() -> None:
     early = run([0.9, 0.8, 0.7], status="diverged", steps=200)
     late = window(early, of_run=(0.75, 1))
-    assert [value(early, name, late) for name in ("test_accuracy", "overfitting", "fall", "peak")] == [None] * 4
+    assert [value(early, name, late) for name in ("test_accuracy", "overfitting", "fall", "highest")] == [None] * 4
     assert [value(early, name) for name in ("jitter", "batch_jitter", "progress")] == [None] * 3
-    assert value(early, "peak") == 0.9
+    assert value(early, "highest") == 0.9
     assert value(early, "fall") == pytest.approx(0.1)
 
 
@@ -285,7 +315,7 @@ def test_a_run_that_diverged_before_its_first_point_has_no_measure_at_all() -> N
 def test_a_run_evaluated_on_held_out_images_has_no_measure_of_the_test_set() -> None:
     whole = run([0.5] * 8, validation=100)
     whole.curves["validation"] = whole.curves.pop("test")
-    assert [value(whole, name) for name in ("jitter", "overfitting", "fall", "peak", "peak_step")] == [None] * 5
+    assert [value(whole, name) for name in ("jitter", "overfitting", "fall", "highest", "peak_step")] == [None] * 5
     assert value(whole, "samples_to_loss") == 80 * 32
 
 
@@ -305,7 +335,7 @@ def test_a_table_of_runs_has_every_measure() -> None:
     row = rows[0]
     assert (row["key"], row["seed"], row["batch_size"], row["status"]) == (runs[0].key, 3, 16, "finished")
     expected = {
-        "test_accuracy": 0.65, "train_loss": 0.075, "overfitting": 0.32, "peak": 0.9, "peak_step": 20, "fall": 0.3,
+        "test_accuracy": 0.65, "train_loss": 0.075, "overfitting": 0.32, "highest": 0.9, "peak_step": 20, "fall": 0.3,
         "samples_to_loss": 50 * 16, "steps_to_loss": 50, "jitter": by_hand(np.array(accuracy)),
     }  # fmt: skip
     assert {name: row[name] for name in expected} == pytest.approx(expected)
@@ -348,7 +378,7 @@ def test_the_jitter_of_the_training_loss_is_of_its_curve_in_its_window() -> None
     loss = np.random.default_rng(1).random(20)
     whole = made_up("bn", 0, loss.tolist(), [0.5] * 20)
     assert value(whole, "train_jitter") == pytest.approx(by_hand(loss))
-    assert value(whole, "train_jitter", window(whole, of_run=(0.5, 1))) == pytest.approx(by_hand(loss[10:]))
+    assert value(whole, "train_jitter", window(whole, of_run=(0.5, 1))) == pytest.approx(by_hand(loss, slice(10, 20)))
     assert value(whole, "jitter") == pytest.approx(0, abs=1e-12)
     assert value(run([0.5] * 6), "train_jitter") is None
     assert measured([whole])["train_jitter"].tolist() == pytest.approx([by_hand(loss)])
