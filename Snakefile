@@ -62,9 +62,17 @@ localrules:
     html,
 
 
+PUBLISHED = Path("data/results")
+OWN = Path(os.environ.get("NORMCORE_RESULTS") or "results")
+if PROFILE == "published":  # one's own runs have no part in that book: not in its notebooks, not in its ledger
+    OWN = PUBLISHED
+    os.environ["NORMCORE_RESULTS"] = str(PUBLISHED.resolve())
+
+
 def results(wildcards):
-    """The results that are there: new ones make the notebook be executed again."""
-    return sorted(map(str, Path("data/results", wildcards.name.replace("_", "-")).rglob("*.json")))
+    """The results that are there, published and one's own: new ones make the notebook be executed again."""
+    folders = [store / wildcards.name.replace("_", "-") for store in {PUBLISHED, OWN}]
+    return sorted(str(p) for f in folders for p in f.rglob("*.json") if not p.name.startswith("."))
 
 
 def parts(name, round):
@@ -98,7 +106,8 @@ rule shard:
 
 
 rule notebook:
-    """Execute one experiment; the runs it asks for and the store has are not run again."""
+    """Execute one experiment; the runs that are published or among one's own are not run again, and in the profile
+    published nothing is run."""
     input:
         "notebooks/{name}.ipynb",
         "data/datasets.yaml",
