@@ -56,6 +56,7 @@ class Judged:
     """A statement with its verdict, which rests on its ``parts``; what is ``also`` measured explains it.
 
     Attributes:
+        quote: a few words of the source (``zh``), and their translation (``en``).
         cause, reason: why it is inconclusive, one of the names of :mod:`normcore.lab.predicates`, and in words.
         p: of the verdict, adjusted for looks and parts; NaN where there is no test.
         q: the same adjusted for all statements that were tested (Benjamini & Hochberg 1995).
@@ -70,6 +71,7 @@ class Judged:
     p: float = math.nan
     q: float = math.nan
     note: str = ""
+    quote: dict[str, str] = field(default_factory=dict)
     experiment: str = ""
     definition: str = ""
     benchmark: str = ""
@@ -96,6 +98,9 @@ class Judged:
 
     def _repr_html_(self) -> str:
         head = f'<p class="nc-judged"><b>{self.id}</b> {html.escape(self.statement)}<br>'
+        if self.quote:
+            words = {name: html.escape(text) for name, text in self.quote.items()}
+            head += f'<span class="nc-quote"><q lang="zh">{words["zh"]}</q> ({words["en"]})</span><br>'
         head += f'<span class="nc-verdict">{self.verdict}</span> {html.escape(self.reason)}</p>'
         return head + "".join(self._table(*named) for named in ((self.parts, "part"), (self.also, "also")) if named[0])
 
@@ -253,8 +258,8 @@ def _expecting(parts: Sequence[Part], smaller: Sequence[Part]) -> tuple[Part, ..
 
 def _judge(entry: dict[str, Any], runs: Sequence[Run], profile: str) -> Judged:
     texts = ("id", "kind", "statement", "note", "experiment", "definition", "benchmark")
-    known = {name: entry.get(name, "") for name in texts}
-    known["normalizers"] = tuple(entry.get("normalizers", ()))
+    known: dict[str, Any] = {name: entry.get(name, "") for name in texts}
+    known["normalizers"], known["quote"] = tuple(entry.get("normalizers", ())), entry.get("quote", {})
     if entry.get("reason"):
         return Judged(**known, verdict=NOT_TESTABLE, reason=entry["reason"])
     if not entry.get("parts"):

@@ -101,6 +101,8 @@ def ledger(judged: Sequence[Judged]) -> str:
 
 def _claim(judged: Judged, pages: dict[str, str]) -> str:
     lines = [f"**{judged.id}** {_badge(judged.verdict)} *{KINDS[judged.kind]}*", judged.statement]
+    if judged.quote:
+        lines.append(f'<q class="nc-quote" lang="zh">{judged.quote["zh"]}</q> ({judged.quote["en"]})')
     if judged.parts:
         lines.append(_parts(judged.parts, "what must hold"))
     if judged.also:
