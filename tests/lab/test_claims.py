@@ -207,7 +207,8 @@ def test_the_promises_have_all_that_their_statements_ask_for(claim: dict[str, An
             assert "the statement is about" in part.found
         else:
             assert part.seeds == 5, part
-            assert np.isfinite(part.effect[:4]).all()
+            ends = part.effect[:3] if spec["predicate"] != "interacts" else part.effect[:1]  # an F test has none
+            assert np.isfinite(ends).all()
 
 
 def test_every_statement_of_s4_names_what_judges_it() -> None:

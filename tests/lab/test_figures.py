@@ -56,7 +56,7 @@ def test_every_colour_stands_out_on_light_and_dark(color: str, background: str) 
 def test_a_variant_has_the_colour_of_its_normalizer_and_a_look_of_its_own() -> None:
     """FNBL by its code is the run of ChannelLN, by its text FNBL: these look alike, and stand in no figure together."""
     relatives = {
-        "none-head": "none", "fnbl-code": "cln", "fnbl-text": "fnbl", "bn-noise": "bn", "none-dropout": "none",
+        "fnbl-code": "cln", "fnbl-text": "fnbl", "bn-noise": "bn", "none-dropout": "none",
         "bn-dropout": "bn", "contrib-in": "in", "contrib-gn": "gn",
     }  # fmt: skip
     assert set(figures.VARIANT_STYLES) == set(relatives)
@@ -70,9 +70,17 @@ def test_a_variant_has_the_colour_of_its_normalizer_and_a_look_of_its_own() -> N
 
 
 def test_named_lines_keep_their_look_and_their_order() -> None:
-    found = figures.styles("variant", ["gn", "none-head", "bn", "gn"])
-    assert list(found) == ["gn", "none-head", "bn"]
+    found = figures.styles("variant", ["gn", "bn-noise", "bn", "gn"])
+    assert list(found) == ["gn", "bn-noise", "bn"]
     assert found == {n: {**figures.STYLES, **figures.VARIANT_STYLES}[n] for n in found}
+
+
+def test_the_ending_of_a_name_says_which_network_or_whose_layer_it_is() -> None:
+    plain, head, report = (figures.style(name) for name in ("gn", "gn-head", "gn-report"))
+    assert (head.label, report.label) == ("GN, BN behind", "GN, as run")
+    assert head.color == report.color == plain.color
+    assert len({plain.dash, head.dash, report.dash}) == 3
+    assert figures.style("mine-head").label == "mine-head"
 
 
 def test_a_name_of_one_s_own_has_a_look_of_its_own_and_leaves_those_of_others() -> None:
