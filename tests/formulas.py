@@ -1,5 +1,5 @@
 """Every layer by its definition: explicit sums over (N, C, M) in float64, M the positions. Nothing of normcore
-takes part in what is expected."""
+takes part in what is expected. At the end the same for the engine, with the mix that belongs to each formula."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -14,18 +14,24 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import normcore
+from normcore import pool
 
-from ..formulas import assert_near, laid_out
+from .helpers import assert_near, laid_out
 
 State = dict[str, Tensor]
 Formula = Callable[..., tuple[Tensor, State]]
 
 
-def moments(x: Tensor, *axes: int) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance over the axes, which stay."""
-    count = torch.Size(x.shape[axis] for axis in axes).numel()
+def moments_over(x: Tensor, *axes: int) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance by explicit sums over the axes, which stay."""
+    count = math.prod(x.shape[axis] for axis in axes)
     mean = x.sum(axes, keepdim=True) / count
     return mean, ((x - mean) ** 2).sum(axes, keepdim=True) / count
+
+
+def flat(x: Tensor) -> Tensor:
+    """(N, C, *spatial) as (N, C, M)."""
+    return x.flatten(2) if x.dim() > 2 else x[..., None]
 
 
 def table(values: Tensor) -> Tensor:
@@ -65,7 +71,7 @@ def over(*axes: int) -> Formula:
     """Statistics of the current input over some axes, and running averages of them if there are any."""
 
     def formula(x: Tensor, s: State, training: bool, eps: float, momentum: float | None = 0.1) -> tuple[Tensor, State]:
-        mean, var = moments(x, *axes)
+        mean, var = moments_over(x, *axes)
         if "running_mean" not in s:
             return normalized(x, mean, var, s, eps), {}
         if not training:
@@ -77,7 +83,7 @@ def over(*axes: int) -> Formula:
 
 
 def instance(x: Tensor, s: State, training: bool, eps: float, momentum: float | None = 0.1) -> tuple[Tensor, State]:
-    mean, var = moments(x, 2)
+    mean, var = moments_over(x, 2)
     if "running_mean" not in s:
         return normalized(x, mean, var, s, eps), {}
     if not training:
@@ -89,7 +95,7 @@ def instance(x: Tensor, s: State, training: bool, eps: float, momentum: float | 
 def group(x: Tensor, s: State, training: bool, eps: float, num_groups: int) -> tuple[Tensor, State]:
     groups = []
     for part in x.chunk(num_groups, 1):
-        mean, var = moments(part, 1, 2)
+        mean, var = moments_over(part, 1, 2)
         groups.append((part - mean) / (var + eps) ** 0.5)
     return scaled(torch.cat(groups, 1), s), {}
 
@@ -110,13 +116,13 @@ def local_response(
 
 
 def switchable(x: Tensor, s: State, training: bool, eps: float, momentum: float | None = 0.1) -> tuple[Tensor, State]:
-    batch_mean, batch_var = moments(x, 0, 2)
+    batch_mean, batch_var = moments_over(x, 0, 2)
     after: State = {}
     if "running_mean" in s and training:
         after = averaged(s, batch_mean, unbiased(batch_var, x.numel() // x.shape[1]), momentum)
     elif "running_mean" in s:
         batch_mean, batch_var = table(s["running_mean"]), table(s["running_var"])
-    (in_mean, in_var), (ln_mean, ln_var) = moments(x, 2), moments(x, 1, 2)
+    (in_mean, in_var), (ln_mean, ln_var) = moments_over(x, 2), moments_over(x, 1, 2)
     w, v = (s[name].exp() / s[name].exp().sum() for name in ("mean_weight", "var_weight"))
     mean = w[0] * in_mean + w[1] * ln_mean + w[2] * batch_mean
     var = v[0] * in_var + v[1] * ln_var + v[2] * batch_var
@@ -144,10 +150,11 @@ def batch_renorm(
     if not training:
         return over(0, 2)(x, s, training, eps)
     r_max, d_max = clips(int(s["num_batches_tracked"]), r_max, d_max, schedule)
-    mean, var = moments(x, 0, 2)
+    mean, var = moments_over(x, 0, 2)
     deviation, running_deviation = (var + eps) ** 0.5, (table(s["running_var"]) + eps) ** 0.5
-    r = (deviation / running_deviation).clamp(1 / r_max, r_max).detach()
-    d = ((mean - table(s["running_mean"])) / running_deviation).clamp(-d_max, d_max).detach()
+    with torch.no_grad():
+        r = (deviation / running_deviation).clamp(1 / r_max, r_max)
+        d = ((mean - table(s["running_mean"])) / running_deviation).clamp(-d_max, d_max)
     after = averaged(s, mean, unbiased(var, x.numel() // x.shape[1]), momentum)
     return scaled((x - mean) / deviation * r + d, s), after
 
@@ -165,7 +172,7 @@ def reference_batch(
 ) -> tuple[Tensor, State]:
     if "running_mean" in s and not training:
         return over(0, 2)(x, s, training, eps)
-    (m, _, _), (mean, var) = x.shape, moments(x, 0, 2)
+    (m, _, _), (mean, var) = x.shape, moments_over(x, 0, 2)
     reference = referred(s, mean, var, m)
     if s["reference_size"] > 0:  # else it is the batch itself
         mean = m / (m + 1) * mean + 1 / (m + 1) * table(reference["reference_mean"])
@@ -176,7 +183,7 @@ def reference_batch(
 
 def virtual_batch(x: Tensor, s: State, training: bool, eps: float) -> tuple[Tensor, State]:
     """Moments of the reference batch's m samples and the example together, by means of squares as the paper's code."""
-    reference = referred(s, *moments(x, 0, 2), len(x))
+    reference = referred(s, *moments_over(x, 0, 2), len(x))
     w = 1 / (int(reference["reference_size"]) + 1)
     mean, var = table(reference["reference_mean"]), table(reference["reference_var"])
     square = w * (x**2).sum(2, keepdim=True) / x.shape[2] + (1 - w) * (var + mean**2)
@@ -198,7 +205,6 @@ class Case:
     options: dict[str, Any]
     choices: dict[str, list[Any]]
     batch: bool = False  # statistics of the whole batch: one value a channel has none
-    mask: bool = False
 
     def layer(self, channels: int, **options: Any) -> nn.Module:
         return self.make(channels, **{**self.options, **options})
@@ -212,7 +218,7 @@ class Case:
     def compute(self, x: Tensor, state: State, training: bool, **options: Any) -> tuple[Tensor, State]:
         """Output and buffers after."""
         known = {name: value for name, value in {**self.options, **options}.items() if name not in NOT_IN_FORMULAS}
-        y, after = self.formula(x.flatten(2) if x.dim() > 2 else x[..., None], state, training, **known)
+        y, after = self.formula(flat(x), state, training, **known)
         return y.view(x.shape), after
 
     def expected(self, layer: nn.Module, x: Tensor, **options: Any) -> tuple[Tensor, State, State]:
@@ -239,12 +245,12 @@ def _local_response_norm(
 
 
 CASES: dict[str, Case] = {
-    "bn": Case(normcore.BatchNorm, over(0, 2), EPS, RUNNING, batch=True, mask=True),
-    "ln": Case(normcore.LayerNorm, over(1, 2), EPS, AFFINE, mask=True),
+    "bn": Case(normcore.BatchNorm, over(0, 2), EPS, RUNNING, batch=True),
+    "ln": Case(normcore.LayerNorm, over(1, 2), EPS, AFFINE),
     "cln": Case(normcore.ChannelLayerNorm, over(1), EPS, AFFINE),
-    "in": Case(partial(normcore.InstanceNorm, affine=True), instance, EPS, RUNNING, mask=True),
-    "gn": Case(_group_norm, group, {**EPS, "num_groups": 2}, AFFINE, mask=True),
-    "rms": Case(normcore.RMSNorm, root_mean_square, EPS, {"eps": [1e-2, 0.5], "affine": [True, False]}, mask=True),
+    "in": Case(partial(normcore.InstanceNorm, affine=True), instance, EPS, RUNNING),
+    "gn": Case(_group_norm, group, {**EPS, "num_groups": 2}, AFFINE),
+    "rms": Case(normcore.RMSNorm, root_mean_square, EPS, {"eps": [1e-2, 0.5], "affine": [True, False]}),
     "lrn": Case(
         _local_response_norm,
         local_response,
@@ -264,17 +270,15 @@ CASES: dict[str, Case] = {
     "fnbb": Case(normcore.FullNormBB, over(0, 1, 2), EPS, RUNNING, batch=True),
     "fnbl": Case(normcore.FullNormBL, over(1), EPS, AFFINE),
     "fnbl text": Case(partial(normcore.FullNormBL, semantics="text"), over(0, 1, 2), EPS, AFFINE, batch=True),
-    "in tracked": Case(
-        partial(normcore.InstanceNorm, affine=True, track_running_stats=True), instance, EPS, RENORM, mask=True
-    ),
+    "in tracked": Case(partial(normcore.InstanceNorm, affine=True, track_running_stats=True), instance, EPS, RENORM),
 }
 
 
-NAMES = list(CASES)
 LEARNING = [name for name in CASES if name != "lrn"]
 AVERAGING = [name for name in CASES if "momentum" in CASES[name].choices and name != "in"]
-MASKED = [name for name in CASES if CASES[name].mask]
-SHAPES = [(8, 4), (4, 4, 5), (3, 4, 2, 3), (2, 4, 2, 2, 3)]
+#: those that a kernel of torch's serves, too, if the input is small or contiguous; the others go by the engine alone
+BY_KERNEL = ["bn", "ln", "in", "gn", "fnbb"]
+WAYS = [(name, way) for name in CASES for way in ("kernel", "engine") if way == "engine" or name in BY_KERNEL]
 
 
 @st.composite
@@ -324,7 +328,7 @@ def route(name: str) -> Iterator[None]:
 
 # --- comparison --------------------------------------------------------------------------------------------------
 
-ROUNDING = {torch.float64: 1e-10, torch.float32: 1e-4, torch.float16: 4e-3, torch.bfloat16: 3e-2}
+STEP_ROUNDING = {torch.float64: 1e-10, torch.float32: 1e-4, torch.float16: 4e-3, torch.bfloat16: 3e-2}
 
 
 def assert_step(name: str, layer: nn.Module, x: Tensor, dy: str = "contiguous", **options: Any) -> None:
@@ -341,12 +345,135 @@ def assert_step(name: str, layer: nn.Module, x: Tensor, dy: str = "contiguous", 
     assert wide.grad is not None
     assert (y.dtype, y.shape, x.grad.dtype) == (x.dtype, x.shape, x.dtype)
     own = next(layer.parameters(), x).dtype
-    rounding = max(ROUNDING[x.dtype], ROUNDING[own])
+    rounding = max(STEP_ROUNDING[x.dtype], STEP_ROUNDING[own])
     assert_near(y, expected.detach(), rounding)
     assert_near(x.grad, wide.grad, rounding)
     for key, parameter in layer.named_parameters():
         assert parameter.grad is not None, key
         wanted = state[key].grad
-        assert_near(parameter.grad, torch.zeros_like(state[key]) if wanted is None else wanted, ROUNDING[own])
+        assert_near(parameter.grad, torch.zeros_like(state[key]) if wanted is None else wanted, STEP_ROUNDING[own])
     for key, buffer in layer.named_buffers():
-        assert_near(buffer, after.get(key, state[key]).double(), ROUNDING.get(buffer.dtype, 0.0))
+        assert_near(buffer, after.get(key, state[key]).double(), STEP_ROUNDING.get(buffer.dtype, 0.0))
+
+
+# --- the engine: y of x, weight, bias and a third tensor, (2, C) or (2, 3), and the mix that gives it ------------
+
+Mix = Callable[..., tuple[Tensor, ...]]
+MIX_EPS = 1e-2
+
+
+def by_layer(formula: Formula, *third: str, **options: Any) -> Callable[..., Tensor]:
+    """A layer's formula; the rows of the third tensor are those of its tables."""
+
+    def y(x: Tensor, weight: Tensor, bias: Tensor, other: Tensor) -> Tensor:
+        state = {"weight": weight, "bias": bias, **{name: other[i] for i, name in enumerate(third)}}
+        return formula(flat(x), state, training=True, eps=MIX_EPS, **options)[0].view(x.shape)
+
+    return y
+
+
+def rms_formula(x: Tensor, weight: Tensor, bias: Tensor, other: Tensor) -> Tensor:
+    return root_mean_square(flat(x), {"weight": weight}, True, MIX_EPS)[0].view(x.shape)
+
+
+def renormed_formula(x: Tensor, weight: Tensor, bias: Tensor, running: Tensor) -> Tensor:
+    """The second row of the third tensor is a deviation."""
+    state = {"weight": weight, "bias": bias, "running_mean": running[0], "running_var": running[1] ** 2}
+    state["num_batches_tracked"] = torch.tensor(0)
+    return batch_renorm(flat(x), state, True, MIX_EPS, r_max=2.0, d_max=1.0)[0].view(x.shape)
+
+
+def tangled_formula(x: Tensor, weight: Tensor, bias: Tensor, other: Tensor) -> Tensor:
+    """Center, scale and shift depend on everything, and no two in the same way."""
+    mean, var = moments_over(flat(x), 2)
+    w, b, o = table(weight), table(bias), table(other[0])
+    return ((w * var.cos() + mean.sin()) * (flat(x) - (mean / 2 + o * var.tanh())) + b * mean + var).view(x.shape)
+
+
+FORMULAS: dict[str, Callable[..., Tensor]] = {
+    "instance": by_layer(over(2)),
+    "layer": by_layer(over(1, 2)),
+    "batch": by_layer(over(0, 2)),
+    "full": by_layer(over(0, 1, 2)),
+    "rms": rms_formula,
+    "switchable": by_layer(switchable, "mean_weight", "var_weight"),
+    "renormed": renormed_formula,
+    "tangled": tangled_formula,
+}
+
+
+def standard(mean: Tensor, var: Tensor, weight: Tensor | None, bias: Tensor | None) -> tuple[Tensor, ...]:
+    """Center, scale and shift of the usual normalizer."""
+    scale = torch.rsqrt(var + MIX_EPS)
+    scale = scale if weight is None else scale * weight
+    return mean, scale, torch.zeros_like(scale) if bias is None else bias
+
+
+def instance_mix(
+    mean: Tensor, var: Tensor, weight: Tensor | None, bias: Tensor | None, _: Tensor | None
+) -> tuple[Tensor, ...]:
+    return standard(mean, var, weight, bias)
+
+
+def layer_mix(
+    mean: Tensor, var: Tensor, weight: Tensor | None, bias: Tensor | None, _: Tensor | None
+) -> tuple[Tensor, ...]:
+    return standard(*pool(mean, var, 1), weight, bias)
+
+
+def batch_mix(
+    mean: Tensor, var: Tensor, weight: Tensor | None, bias: Tensor | None, _: Tensor | None
+) -> tuple[Tensor, ...]:
+    mean, var = pool(mean, var, 0)
+    return *standard(mean, var, weight, bias), mean, var
+
+
+def full_mix(
+    mean: Tensor, var: Tensor, weight: Tensor | None, bias: Tensor | None, _: Tensor | None
+) -> tuple[Tensor, ...]:
+    return standard(*pool(mean, var, (0, 1)), weight, bias)
+
+
+def rms_mix(mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor | None, _: Tensor | None) -> tuple[Tensor, ...]:
+    square = (var + mean.square()).mean(1, keepdim=True)
+    return torch.zeros_like(square), torch.rsqrt(square + MIX_EPS) * weight, mean.new_zeros(())
+
+
+def switchable_mix(mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor, logits: Tensor) -> tuple[Tensor, ...]:
+    shares = logits.softmax(1)
+    tables = ((mean, var), pool(mean, var, 1), pool(mean, var, 0))
+    means, variances = (sum(share * t[k] for share, t in zip(shares[k], tables, strict=True)) for k in (0, 1))
+    return standard(means, variances, weight, bias)
+
+
+def renormed_mix(mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor, running: Tensor) -> tuple[Tensor, ...]:
+    mean, var = pool(mean, var, 0)
+    center, scale, shift = standard(mean, var, weight, bias)
+    with torch.no_grad():
+        inverse = torch.rsqrt(running[1].square() + MIX_EPS)
+        r = ((var + MIX_EPS).sqrt() * inverse).clamp(0.5, 2)
+        d = ((mean - running[0]) * inverse).clamp(-1, 1)
+    return center, scale * r, shift + d * weight
+
+
+def tangled_mix(mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor, other: Tensor) -> tuple[Tensor, ...]:
+    center = mean / 2 + other[0] * var.tanh()
+    return center, weight * var.cos() + mean.sin(), bias * mean + var
+
+
+MIXES: dict[str, Mix] = {
+    "instance": instance_mix,
+    "layer": layer_mix,
+    "batch": batch_mix,
+    "full": full_mix,
+    "rms": rms_mix,
+    "switchable": switchable_mix,
+    "renormed": renormed_mix,
+    "tangled": tangled_mix,
+}
+
+
+def parameters_of(name: str, channels: int, dtype: torch.dtype = torch.float64, device: str = "cpu") -> list[Tensor]:
+    """Weight, bias and the third, from the global generator."""
+    sizes = [(channels,), (channels,), (2, 3 if name == "switchable" else channels)]
+    return [torch.randn(size, dtype=torch.float64).to(device, dtype).requires_grad_() for size in sizes]
