@@ -25,7 +25,7 @@ from .layers import (
 __all__ = ["NORMS", "make_norm"]
 
 
-def _identity(num_channels: int, **options: Any) -> nn.Module:
+def _identity(num_channels: int, **options: Any) -> nn.Identity:
     if options:
         raise TypeError(f"the norm 'none' takes no options, got {sorted(options)}")
     return nn.Identity()
@@ -46,7 +46,8 @@ def _local_response_norm(num_channels: int, **options: Any) -> LocalResponseNorm
     return LocalResponseNorm(**options)
 
 
-#: name -> a callable that makes the layer from the channel count and the layer's own options
+#: name -> a callable that makes the layer from the channel count and the layer's own options; a function that hands
+#: ``**options`` on says by its annotation which class it makes
 NORMS: dict[str, Callable[..., nn.Module]] = {
     "none": _identity,
     "bn": BatchNorm,
@@ -86,8 +87,13 @@ def make_norm(name: str, num_channels: int, **options: Any) -> nn.Module:
     >>> make_norm("gn", 16)
     GroupNorm(8, 16, eps=1e-05, affine=True)
     """
+    return maker_of(name)(num_channels, **options)
+
+
+def maker_of(name: str) -> Callable[..., nn.Module]:
+    """The entry of ``NORMS``; an unknown name raises the ValueError of :func:`make_norm`."""
     if name not in NORMS:
         close = difflib.get_close_matches(name, NORMS, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
         raise ValueError(f"unknown norm {name!r}: known are {', '.join(NORMS)}{hint}")
-    return NORMS[name](num_channels, **options)
+    return NORMS[name]

@@ -22,16 +22,14 @@ Everything is centred, so nothing cancels, however far the data lie from zero.
 """
 
 import functools
-import types
 import warnings
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
-from . import kernels
+from . import _torch, kernels
 from .kernels import over, table_dtype
 
 __all__ = ["affine", "fused_norm", "moments", "pool", "set_engine"]
@@ -128,7 +126,7 @@ def fused_norm(x: Tensor, mix: Mix, *parameters: Tensor | None, mask: Tensor | N
         mean, var = kernels.moments(x)
         center, scale, shift, *statistics = _mixed(mix, x, mean, var, *parameters)
         return (kernels.apply(x, center, scale, shift), *statistics)
-    link = _Link()
+    link = _Link() if _torch.backward_pass and _torch.will_execute else None
     mean, var = _Moments.apply(x, link)
     center, scale, shift, *statistics = _mixed(mix, x, mean, var, *parameters)
     return (_Apply.apply(x, mean, center, scale, shift, link), *statistics)
@@ -150,8 +148,8 @@ def traced() -> bool:
     return (
         torch.compiler.is_compiling()
         or torch.jit.is_tracing()
-        or torch._C._are_functorch_transforms_active()
-        or forward_ad._current_level >= 0
+        or _torch.transforms_active()
+        or _torch.forward_mode_active()
     )
 
 
@@ -184,17 +182,17 @@ class _Link:
         self.left: dict[int, tuple[Tensor, Tensor]] = {}  # by the backward pass, which may run within another
 
     def leave(self, dy: Tensor, scale: Tensor) -> None:
-        self.left[torch._C._current_graph_task_id()] = (dy, scale)
+        self.left[_torch.backward_pass()] = (dy, scale)
 
     def take(self) -> tuple[Tensor, Tensor] | None:
-        return self.left.pop(torch._C._current_graph_task_id(), None)
+        return self.left.pop(_torch.backward_pass(), None)
 
 
 class _Moments(torch.autograd.Function):
     """The first pass forward, the last one backward."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, link: _Link) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, x: Tensor, link: _Link | None) -> tuple[Tensor, Tensor]:
         mean, var = kernels.moments(x)
         ctx.save_for_backward(x, mean)
         ctx.link = link
@@ -207,8 +205,8 @@ class _Moments(torch.autograd.Function):
         p, q = dvar * (2 / m), dmean / m
         if _plain(dmean):  # apply has given its share of dx itself
             return (over(p, x) * (x - over(mean, x)) + over(q, x)).to(x.dtype), None
-        left = ctx.link.take()
-        if left is None:  # a second derivative that does not pass through apply
+        left = ctx.link.take() if ctx.link else None
+        if left is None:  # no link, or a second derivative that does not pass through apply
             return kernels.apply(x, mean, p, q), None
         dy, scale = left
         return kernels.input_gradient(dy, x, scale, mean, p, q), None
@@ -218,7 +216,8 @@ class _Apply(torch.autograd.Function):
     """The second pass forward, the first one backward. Between the two functions the mix is ordinary autograd.
 
     It takes the mean besides the center for the centred sums, and so that the backward pass of moments always
-    comes after its own. Without a link there are no moments, and it gives the whole input gradient itself.
+    comes after its own. Without a link it writes its share of the input gradient itself; where there are no moments,
+    that is all of it.
     """
 
     @staticmethod
@@ -244,7 +243,7 @@ class _Apply(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             if ctx.link is None or _plain(dy):
                 dx = (dy * over(scale, x)).to(x.dtype)
-            elif torch._C._will_engine_execute_node(ctx.next_functions[1][0]):  # moments comes in this pass
+            elif _torch.will_execute(ctx.next_functions[1][0]):  # moments comes in this pass
                 ctx.link.leave(dy, scale)
         tables = zip((-scale * total, dscale, total), (center.shape, scale.shape, ctx.shift_shape), strict=True)
         return dx, None, *(gradient.sum_to_size(shape) for gradient, shape in tables), None
@@ -252,12 +251,7 @@ class _Apply(torch.autograd.Function):
 
 def _plain(gradient: Tensor) -> bool:
     """Whether a backward pass is looked at itself: it must be differentiable (create_graph) or batched (vmap)."""
-    functorch = torch._C._functorch
-    return (
-        torch.is_grad_enabled()
-        or torch._C._are_functorch_transforms_active()
-        or functorch.is_legacy_batchedtensor(gradient)
-    )
+    return torch.is_grad_enabled() or _torch.transforms_active() or _torch.is_batched(gradient)
 
 
 def _sum(x: Tensor, like: Tensor) -> Tensor:
@@ -293,23 +287,14 @@ def set_engine(engine: Engine) -> None:
 def compiles(x: Tensor) -> bool:
     """Whether the engine serves x by compiled passes; see :func:`set_engine`."""
     if _engine == "auto":
-        return x.is_cuda and _has_triton()
+        return x.is_cuda and _torch.has_triton()
     return _engine == "compiled" and not (kernels.vectorized(x) and x.numel() >= kernels.SMALL)
 
 
 @functools.cache
-def _has_triton() -> bool:
-    from torch.utils._triton import has_triton
-
-    return has_triton()
-
-
-@functools.cache
 def _compiled(kind: Hashable, name: str) -> Callable[..., tuple[Tensor, ...]]:
-    """The composite, compiled for one kind of call. Each has a code object of its own: recompilations are counted
-    by code object, and a network with many kinds of layers would soon reach the limit."""
-    code = _composite.__code__.replace(co_name=f"{name.replace('.', '_')}_norm")
-    return torch.compile(types.FunctionType(code, globals(), argdefs=_composite.__defaults__))
+    """The composite, compiled for one kind of call."""
+    return torch.compile(_torch.with_own_code(_composite, f"{name.replace('.', '_')}_norm"))
 
 
 def _run_compiled(x: Tensor, mix: Mix, parameters: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
@@ -319,7 +304,7 @@ def _run_compiled(x: Tensor, mix: Mix, parameters: Sequence[Tensor | None]) -> t
     views = [p if p is None else p.view_as(p) for p in parameters]
     try:
         return _compiled(kind, getattr(function, "__qualname__", "mix"))(x, mix, views)
-    except torch._dynamo.exc.TorchDynamoException as error:
+    except _torch.compiler_error() as error:
         warnings.warn(f"torch.compile does not work here, normcore goes on without: {error}", stacklevel=3)
         set_engine("eager")
         return fused_norm(x, mix, *parameters)

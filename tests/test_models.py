@@ -1,6 +1,7 @@
 """Whole models: what convert_norms keeps, what freeze_norms holds still, what recalibrate estimates."""
 
 import copy
+import functools
 import pickle
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -12,14 +13,10 @@ from torch import Tensor, nn
 import normcore
 from normcore import convert_norms, freeze_norms, make_norm, recalibrate
 
-from .formulas import moments_over, spatial
+from .formulas import flat, moments_over
 
 DOUBLE = torch.float64
-
-
-@pytest.fixture(autouse=True)
-def _seed() -> None:
-    torch.manual_seed(0)
+pytestmark = pytest.mark.usefixtures("seed")
 
 
 def filled(layer: nn.Module) -> nn.Module:
@@ -221,6 +218,93 @@ def test_convert_to_an_unknown_name_lists_the_known() -> None:
         convert_norms(Nested(), "bnn")
 
 
+# --- normalizers of one's own, registered by another name ----------------------------------------------------------
+
+
+class OwnBatchNorm(normcore.BatchNorm):
+    """Hands on whatever it does not read itself."""
+
+    def __init__(self, channels: int, gain: float = 1.0, **options: Any) -> None:
+        super().__init__(channels, **options)
+        self.gain = gain
+
+
+class OwnInstanceNorm(normcore.InstanceNorm):
+    pass
+
+
+class PlainNorm(nn.Module):
+    """No layer of normcore's, and it takes eps alone."""
+
+    def __init__(self, channels: int, *, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.eps, self.weight = eps, nn.Parameter(torch.ones(channels))
+
+
+class BrokenNorm(nn.Module):
+    def __init__(self, channels: int) -> None:
+        raise RuntimeError("no such device")
+
+
+def own_function(channels: int, gain: float = 2.0, **options: Any) -> OwnBatchNorm:
+    return OwnBatchNorm(channels, gain, **options)
+
+
+BY_A_CLASS: dict[str, Callable[..., nn.Module]] = {
+    "a subclass": OwnBatchNorm,
+    "a function that says its class": own_function,
+    "a function that does not": lambda channels, **options: OwnBatchNorm(channels, **options),
+    "a partial class": functools.partial(OwnBatchNorm, gain=3.0),
+}
+
+
+@pytest.mark.parametrize("kind", BY_A_CLASS)
+def test_convert_asks_a_layer_of_ones_own_what_it_takes(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(normcore.NORMS, "own", BY_A_CLASS[kind])
+    group: Any = object()
+    old = filled(make_norm("bn", 4, eps=0.25, momentum=0.01, bias=False, process_group=group)).eval()
+    new = convert_norms(nn.Sequential(copy.copy(old)), "own")[0]
+    assert isinstance(new, OwnBatchNorm)
+    assert (new.eps, new.momentum, new.bias, new.process_group) == (0.25, 0.01, None, group)
+    x = torch.randn(3, 4, 5)
+    torch.testing.assert_close(new(x), old(x))
+    assert not convert_norms(nn.BatchNorm1d(4, track_running_stats=False), "own").track_running_stats
+
+
+def test_running_averages_of_instances_are_none_of_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Momentum and tracking are kept within either kind, whatever its name, and not from one to the other."""
+    monkeypatch.setitem(normcore.NORMS, "own", OwnInstanceNorm)
+    tracking = nn.InstanceNorm1d(4, momentum=0.01, track_running_stats=True)
+    for old, name, kept in ((tracking, "own", True), (nn.BatchNorm1d(4, momentum=0.01), "own", False)):
+        new = convert_norms(copy.deepcopy(old), name)
+        assert (new.momentum, new.track_running_stats) == ((0.01, True) if kept else (0.1, False))
+    assert convert_norms(tracking, "bn").momentum == 0.1
+
+
+def test_a_plain_module_gets_what_it_takes_and_what_it_does_not_names_the_place(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(normcore.NORMS, "plain", PlainNorm)
+    model = nn.Sequential(nn.ModuleDict({"norm": filled(nn.BatchNorm2d(4, eps=0.25, momentum=0.01))}))
+    old = model[0]["norm"]
+    with pytest.raises(ValueError, match=r"^0\.norm: .*unexpected keyword argument 'momentum'"):
+        convert_norms(model, "plain", momentum=0.1)
+    assert model[0]["norm"] is old
+    new = convert_norms(model, "plain")[0]["norm"]
+    assert (type(new), new.eps) == (PlainNorm, 0.25)
+    assert torch.equal(new.weight, old.weight)
+
+
+def test_whatever_a_constructor_raises_names_the_place_and_leaves_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    makers = iter([PlainNorm, BrokenNorm])
+    monkeypatch.setitem(normcore.NORMS, "broken", lambda channels: next(makers)(channels))
+    model = nn.Sequential(nn.BatchNorm1d(4), nn.BatchNorm1d(4))
+    before = list(model)
+    with pytest.raises(ValueError, match=r"^1: no such device"):
+        convert_norms(model, "broken")
+    assert list(model) == before
+
+
 def test_a_converted_network_trains() -> None:
     model = convert_norms(nn.Sequential(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.ReLU(inplace=True)), "gn")
     model(torch.randn(3, 2, 6, 6)).square().sum().backward()
@@ -294,7 +378,7 @@ def test_freezing_a_model_that_is_a_norm() -> None:
 
 def population(x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and unbiased variance of every channel over all there is."""
-    mean, var = moments_over(x, (0, *spatial(x)))
+    mean, var = moments_over(flat(x), 0, 2)
     m = x.numel() // x.shape[1]
     return mean.flatten(), var.flatten() * m / (m - 1)
 
@@ -338,7 +422,7 @@ def test_recalibrated_instance_norm_averages_over_batches() -> None:
     data = torch.randn(9, 3, 4, 5, dtype=DOUBLE)
     batches = data.split((2, 4, 3))
     layer = recalibrate(filled(make_norm("in", 3, track_running_stats=True)).double(), batches)
-    parts = [moments_over(x, (2, 3)) for x in batches]
+    parts = [moments_over(x, 2, 3) for x in batches]
     mean = torch.stack([m.sum(0).flatten() / len(m) for m, _ in parts]).sum(0) / 3
     var = torch.stack([v.sum(0).flatten() / len(v) * 20 / 19 for _, v in parts]).sum(0) / 3
     torch.testing.assert_close(layer.running_mean, mean)
@@ -352,11 +436,11 @@ def test_recalibrated_reference_batch_norm_averages_the_mixed_statistics() -> No
     layer = make_norm("rbn", 3).double()
     layer.set_reference(reference)
     recalibrate(layer, batches)
-    fixed = moments_over(reference, (0, 2))
+    fixed = moments_over(reference, 0, 2)
     means, variances = [], []
     for x in batches:
         m = len(x)
-        mean, var = ((m * own + fix) / (m + 1) for own, fix in zip(moments_over(x, (0, 2)), fixed, strict=True))
+        mean, var = ((m * own + fix) / (m + 1) for own, fix in zip(moments_over(x, 0, 2), fixed, strict=True))
         means.append(mean.flatten())
         variances.append(var.flatten() * m / (m - 1))
     torch.testing.assert_close(layer.running_mean, torch.stack(means).sum(0) / 3)
@@ -376,7 +460,7 @@ def test_deeper_layers_see_batches_normalized_by_themselves() -> None:
     torch.testing.assert_close(model[1].running_var, var)
     second = []
     for h in first:
-        m, v = moments_over(h, (0,))
+        m, v = moments_over(h, 0)
         second.append(model[4](((h - m) / (v + 1e-5).sqrt()).relu()))
     mean, var = population(torch.cat(second))
     torch.testing.assert_close(model[5].running_mean, mean)
@@ -395,7 +479,7 @@ def test_a_layer_that_is_called_twice_sees_both() -> None:
     layer, linear = make_norm("bn", 3, affine=False).double(), nn.Linear(3, 3).double()
     data = torch.randn(8, 3, dtype=DOUBLE) + 4
     recalibrate(nn.Sequential(layer, linear, layer), [data])
-    mean, var = moments_over(data, (0,))
+    mean, var = moments_over(data, 0)
     mean, var = population(torch.cat((data, linear((data - mean) / (var + 1e-5).sqrt()))))
     torch.testing.assert_close(layer.running_mean, mean)
     torch.testing.assert_close(layer.running_var, var)

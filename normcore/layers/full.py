@@ -2,6 +2,7 @@
 
 from typing import Any, Literal
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 
@@ -100,13 +101,14 @@ class FullNormBL(RunningNorm):
         affine: bool = True,
         *,
         process_group: dist.ProcessGroup | None = None,
-        **options: Any,
+        bias: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         if semantics not in ("code", "text"):
             raise ValueError(f"semantics must be 'code' or 'text', got {semantics!r}")
-        super().__init__(
-            num_features, eps, None, affine, track_running_stats=False, process_group=process_group, **options
-        )
+        options: dict[str, Any] = {"process_group": process_group, "bias": bias, "device": device, "dtype": dtype}
+        super().__init__(num_features, eps, None, affine, track_running_stats=False, **options)
         self.semantics = semantics
 
     def extra_repr(self) -> str:

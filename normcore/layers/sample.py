@@ -128,9 +128,14 @@ class InstanceNorm(RunningNorm):
         momentum: float | None = 0.1,
         affine: bool = False,
         track_running_stats: bool = False,
-        **options: Any,
+        *,
+        bias: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__(num_features, eps, momentum, affine, track_running_stats, **options)
+        super().__init__(
+            num_features, eps, momentum, affine, track_running_stats, bias=bias, device=device, dtype=dtype
+        )
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Normalize x; positions where the mask (N, *spatial) is False count for nothing and come out 0."""
@@ -173,8 +178,16 @@ class RMSNorm(Norm):
     True
     """
 
-    def __init__(self, num_features: int, eps: float = 1e-5, affine: bool = True, **options: Any) -> None:
-        super().__init__(num_features, eps, affine, bias=False, **options)
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        affine: bool = True,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(num_features, eps, affine, bias=False, device=device, dtype=dtype)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Normalize x; positions where the mask (N, *spatial) is False count for nothing and come out 0."""

@@ -69,6 +69,24 @@ def test_forward_gradients_and_state_are_the_twins(kind: type[nn.Module], given:
     assert list(own) == list(twin.state_dict())
 
 
+def test_training_a_network_like_the_twin() -> None:
+    """The layer inside a network, with an optimizer: ten steps later both are the same network."""
+    networks = []
+    for norm in (BatchNorm, nn.BatchNorm2d):
+        torch.manual_seed(0)
+        layers = [nn.Conv2d(2, 4, 3), norm(4), nn.ReLU(), nn.Flatten(), nn.Linear(36, 1)]
+        network = nn.Sequential(*layers).double()
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
+        for _ in range(10):
+            x = torch.randn(8, 2, 5, 5, dtype=torch.float64)
+            optimizer.zero_grad()
+            (network(x) - x.mean((1, 2, 3))[:, None]).square().mean().backward()
+            optimizer.step()
+        networks.append(network.state_dict())
+    for name, value in networks[0].items():
+        torch.testing.assert_close(value, networks[1][name], rtol=1e-9, atol=1e-12)
+
+
 @pytest.mark.parametrize("kind", [nn.BatchNorm2d, nn.InstanceNorm2d])
 def test_a_state_from_before_batches_were_counted_loads(kind: type[nn.Module]) -> None:
     """Version 1 of torch's state had no num_batches_tracked; the file says so by having no version."""
