@@ -263,7 +263,7 @@ def test_out_of_time_and_resumed_is_as_if_never_stopped(
 def test_the_overview_is_of_the_time_to_learn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Images to the loss times what an image costs; none with BN behind the flattening costs what none does."""
     measures = pd.DataFrame({"variant": ["none", "none-head", "bn"], "seed": 0, "samples_to_loss": [4000, 2000, 1000],
-                             "peak": [0.7, 0.8, 0.9]})  # fmt: skip
+                             "highest": [0.7, 0.8, 0.9]})  # fmt: skip
     costs = pd.DataFrame({"variant": ["bn", "none"], "of_none": [1.5, 1.0]})
     drawn: dict[str, pd.DataFrame] = {}
 
@@ -274,5 +274,5 @@ def test_the_overview_is_of_the_time_to_learn(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(catdog, "draw_plane", note)
     shown = catdog.overview(measures, costs, "A note.")
     assert drawn["time"]["time"].tolist() == [4.0, 2.0, 1.5]
-    assert drawn["time"]["peak"].tolist() == [0.7, 0.8, 0.9]
+    assert drawn["time"]["highest"].tolist() == [0.7, 0.8, 0.9]
     assert "A note.</figcaption>" in shown
