@@ -152,11 +152,11 @@ def too_short() -> pd.DataFrame:
 
 
 def test_a_measure_that_no_run_has_leaves_its_panel_empty() -> None:
-    empty, full = draw_measures(too_short(), {"jitter": "jitter", "peak": "highest"}, x="batch_size")
+    empty, full = draw_measures(too_short(), {"jitter": "jitter", "highest": "highest"}, x="batch_size")
     assert drawn(empty) == []
     assert len(drawn(full)) == 1
     assert not drawn(draw_ranking(too_short(), "jitter", "jitter"))
-    assert not drawn(draw_plane(too_short(), "jitter", "peak", xlabel="", ylabel=""))
+    assert not drawn(draw_plane(too_short(), "jitter", "highest", xlabel="", ylabel=""))
 
 
 # --- in order --------------------------------------------------------------------------------------------
