@@ -229,7 +229,8 @@ def execute(notebook: Path, output: Path, parameters: Mapping[str, Any] | None =
             # what the lab refuses is said as the lab says it; any other failure names its cell
             known: dict[str, type[LabError]] = {e.__name__: e for e in _SAID}
             if error.ename in known:
-                raise known[error.ename](error.evalue) from None
+                of = f"{notebook.name}: " if error.ename == DataError.__name__ else ""  # several may want the same set
+                raise known[error.ename](of + error.evalue) from None
             where = f"{notebook.name}, cell {error.exec_count}"
             raise LabError(f"{where}: {error.ename}: {error.evalue}") from error
         except Exception as error:  # a dead kernel, a time-out: nbclient's errors

@@ -1,6 +1,8 @@
 """Small real configurations for the lab's tests: the embedded digits, a few steps."""
 
 import dataclasses
+import io
+import math
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +10,13 @@ import nbformat
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
+from numpy.typing import NDArray
+from PIL import Image
 
-from normcore.lab.bench_training import _png
 from normcore.lab.experiments import Experiment
 from normcore.lab.runs import Run, RunConfig
+from normcore.lab.training import OutOfTime, train
 
 HOW = """device = "cpu"
 jobs = 1
@@ -79,6 +84,20 @@ def pair(difference: list[float], **changes: Any) -> list[Run]:
     return plain + [made_up("bn", s, [2.0, 1.0 + d], [0.5, 0.6], **changes) for s, d in enumerate(difference)]
 
 
+def resumed(wanted: RunConfig, checkpoint: Path) -> tuple[Run, int]:
+    """The run on a CPU, stopped by its deadline over and over and gone on with each time; how often it was stopped."""
+    stops = 0
+    while True:
+        try:
+            run = train(wanted, torch.device("cpu"), deadline=-math.inf, checkpoint=checkpoint)
+        except OutOfTime:
+            assert checkpoint.is_file()
+            stops += 1
+        else:
+            assert not checkpoint.exists()
+            return run, stops
+
+
 def write_pictures(folder: Path, train: int = 40, test: int = 10, size: int = 14, channels: int = 1) -> Path:
     """A small data set of drawn noise in the Hugging Face parquet layout; returns its folder."""
     generator = np.random.default_rng(0)
@@ -102,3 +121,10 @@ def write_experiment(folder: Path, *cells: str, head: str, profiles: str = "quic
     nbformat.write(notebook, path)
     path.with_suffix(".yaml").write_text(profiles)
     return Experiment("a-trial", path)
+
+
+def _png(pixels: NDArray[np.uint8]) -> bytes:
+    """Pixels (H, W, 1 or 3) as a file."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels).save(buffer, "png")
+    return buffer.getvalue()

@@ -20,9 +20,9 @@ from normcore.lab.errors import UsageError
 from normcore.lab.probes import PROBES, Snapshot, due, take
 from normcore.lab.runs import Run, RunConfig, Store
 from normcore.lab.sweep import sweep
-from normcore.lab.training import OutOfTime, train
+from normcore.lab.training import train
 
-from .helpers import config
+from .helpers import config, resumed
 
 CPU = torch.device("cpu")
 ALL = dict.fromkeys(PROBES, 3)
@@ -97,12 +97,7 @@ def test_the_same_run_has_the_same_probes_whatever_else_is_probed(name: str) -> 
 def test_a_resumed_run_has_the_probes_of_one_that_never_stopped(tmp_path: Path, name: str) -> None:
     wanted = probed(**NETWORKS[name], log_every=1, probes=dict.fromkeys(PROBES, 4))
     whole = train(wanted, CPU)
-    checkpoint, stops, run = tmp_path / "run.pt", 0, None
-    while run is None:
-        try:
-            run = train(wanted, CPU, deadline=-math.inf, checkpoint=checkpoint)
-        except OutOfTime:
-            stops += 1
+    run, stops = resumed(wanted, tmp_path / "run.pt")
     assert stops == 5
     assert run.probes == whole.probes
     assert run.curves == whole.curves

@@ -3,7 +3,7 @@
 import math
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,9 @@ from normcore.lab import data, models, training
 from normcore.lab.errors import UsageError
 from normcore.lab.images import batches, splits
 from normcore.lab.outliers import Outliers
-from normcore.lab.training import OutOfTime, Replayed, build, train
+from normcore.lab.training import Replayed, build, train
 
-from .helpers import config, write_pictures
+from .helpers import config, resumed, write_pictures
 
 pytestmark = pytest.mark.usefixtures("store")
 CPU = torch.device("cpu")
@@ -155,19 +155,10 @@ def test_a_diverged_run_is_a_result_with_the_step() -> None:
 
 def test_out_of_time_and_resumed_is_as_if_never_stopped(tmp_path: Path) -> None:
     whole = train(config(steps=20, model="lenet5"), CPU)
-    checkpoint = tmp_path / "run.pt"
-    calls = 0
-    run = None
-    while run is None:
-        calls += 1
-        try:
-            run = train(config(steps=20), CPU, deadline=-math.inf, checkpoint=checkpoint)
-        except OutOfTime:
-            assert checkpoint.is_file()
-    assert calls > 3
+    run, stops = resumed(config(steps=20), tmp_path / "run.pt")
+    assert stops > 2
     assert run.curves == whole.curves
     assert run.final == whole.final
-    assert not checkpoint.exists()
 
 
 def test_a_damaged_checkpoint_starts_anew(tmp_path: Path) -> None:
@@ -327,8 +318,6 @@ def test_the_same_images_are_outliers_for_every_seed_and_in_every_epoch(monkeypa
 def test_a_resumed_run_has_the_noise_of_one_that_never_stopped(tmp_path: Path, norm: str) -> None:
     """In its batches, and in the reference batch of virtual batch normalization."""
     wanted = config(norm=norm, steps=8, outliers=0.5, outlier_kind="noise")
-    whole, checkpoint, run = train(wanted, CPU), tmp_path / "run.pt", None
-    while run is None:
-        with suppress(OutOfTime):
-            run = train(wanted, CPU, deadline=-math.inf, checkpoint=checkpoint)
+    whole, (run, stops) = train(wanted, CPU), resumed(wanted, tmp_path / "run.pt")
+    assert stops > 1
     assert run.curves == whole.curves
