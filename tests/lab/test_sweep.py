@@ -9,7 +9,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -155,10 +156,10 @@ def test_a_time_budget_stops_inside_a_run_and_the_next_call_goes_on(jobs: int, s
 
 
 class Killer:
-    """Kills workers of sweeps, so many times, when they come to the moment that is aimed at."""
+    """Kills a worker at each of these moments, as often as it is named, of the run at one position or of any."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, moment: str, times: int, only: int | None = None) -> None:
-        self.moment, self.left, self.only = moment, times, only  # only at the run of that position
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, moments: Iterable[str], only: int | None = None) -> None:
+        self.left, self.only = Counter(moments), only
         self.at_work: dict[int, _Worker] = {}
         start, take, bars = _Worker.__init__, _Worker.take, sweep_module._bars
 
@@ -188,35 +189,41 @@ class Killer:
         monkeypatch.setattr(sweep_module, "_bars", watched)
 
     def strike(self, moment: str, worker: _Worker, run: int | None = None) -> None:
-        if moment == self.moment and self.left and self.only in (None, run) and worker.process.is_alive():
-            self.left -= 1
+        if self.left[moment] and self.only in (None, run) and worker.process.is_alive():
+            self.left[moment] -= 1
             worker.process.kill()
 
 
 @pytest.mark.filterwarnings("ignore:.*its process died")
-@pytest.mark.parametrize("times", [1, 2])
-@pytest.mark.parametrize("moment", ["start", "idle", "taking", "running", "ended"])
+@pytest.mark.parametrize(
+    ("moments", "only"), [(("start", "start", "idle", "ended"), None), (("taking", "running"), 0)], ids=["idle", "busy"]
+)
 def test_a_sweep_whose_workers_are_killed_ends_as_any_other(
-    moment: str, times: int, monkeypatch: pytest.MonkeyPatch
+    moments: tuple[str, ...], only: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wanted = [long(), *four()]
     alone = sweep(wanted, Store("alone"))
-    killer = Killer(monkeypatch, moment, times)
+    killer = Killer(monkeypatch, moments, only)
     together = sweep(wanted, Store("together"), jobs=2, fresh=True)
-    assert killer.left == 0, "nothing was killed"
+    assert not any(killer.left.values()), "not all were killed"
     assert [(r.status, r.final, r.curves) for r in together] == [(r.status, r.final, r.curves) for r in alone]
 
 
 def test_a_run_whose_workers_always_die_is_given_up_and_the_others_are_done(monkeypatch: pytest.MonkeyPatch) -> None:
     shared = Store("trial")
-    Killer(monkeypatch, "running", 1000, only=0)
-    with pytest.warns(UserWarning, match="its process died"), pytest.raises(SweepIncomplete, match="2 of 3 runs"):
+    Killer(monkeypatch, ["taking"] * 9, only=0)
+    with (
+        pytest.warns(UserWarning, match="its process died"),
+        pytest.raises(
+            SweepIncomplete, match=r"2 of 3 runs .* its process died \(exit code -9\), 3 times\. Run it again"
+        ),
+    ):
         sweep([long(), *four()[:2]], shared, jobs=2)
     assert all(shared.get(c.key) for c in four()[:2])
 
 
 def test_workers_that_cannot_start_end_the_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
-    Killer(monkeypatch, "start", 1000)
+    Killer(monkeypatch, ["start"] * 99)
     with pytest.raises(SweepIncomplete, match=r"a worker process died before its first run \(exit code -9\)"):
         sweep(four(), Store("trial"), jobs=2)
 

@@ -1,0 +1,143 @@
+"""The pipeline when it is killed: its children end with it, and the next build goes on."""
+
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import nbformat
+import psutil
+import pytest
+
+from .pipeline import ROOT, environment, project
+
+TARGET = "book/runs/trial.ipynb"
+PARAMETERS = 'profile = "smoke"\ndevice = "cpu"\njobs = 2\nfresh = False\nshard = "1/1"\ntime_budget = ""\n'
+ENDLESS = """
+from pathlib import Path
+from normcore.lab.runs import RunConfig, Store
+from normcore.lab.sweep import sweep
+
+small = dict(dataset="digits", image_size=14, model="lenet5", norm="none", lr=0.01, batch_size=32)
+steps = 10**7 if Path("endless").exists() else 2
+runs = [RunConfig(**small, steps=steps, seed=seed, log_every=steps, eval_every=steps) for seed in (0, 1)]
+print(len(sweep(runs, Store("trial"), jobs=jobs)), "runs")
+"""
+
+
+SNAKEMAKE = f"""#!/bin/sh
+exec {sys.executable} -m snakemake "$@" -- {TARGET}
+"""
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Path:
+    """A pipeline of one notebook, whose two runs do not end while there is a file ``endless``; `make book` makes that
+    notebook alone."""
+    notebook = nbformat.v4.new_notebook()
+    parameters = nbformat.v4.new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]})
+    notebook.cells = [nbformat.v4.new_markdown_cell("# A trial"), parameters, nbformat.v4.new_code_cell(ENDLESS)]
+    nbformat.write(notebook, tmp_path / "trial.ipynb")
+    folder = project(tmp_path / "project", tmp_path / "trial.ipynb")
+    shutil.copy(ROOT / "Makefile", folder)
+    (folder / ".venv" / "bin").mkdir(parents=True)
+    (folder / ".venv" / "bin" / "snakemake").write_text(SNAKEMAKE)
+    (folder / ".venv" / "bin" / "snakemake").chmod(0o755)
+    for name in ("endless", "requirements.lock", "pyproject.toml", ".venv/.installed"):
+        (folder / name).touch()
+    return folder
+
+
+Start = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def start(here: Path) -> Iterator[Start]:
+    """Starts a command in the pipeline's folder; what is left of it is ended after the test."""
+    started: list[subprocess.Popen[str]] = []
+
+    def one(*command: str) -> "subprocess.Popen[str]":
+        process = subprocess.Popen(
+            command, cwd=here, env=environment(here), text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+        started.append(process)
+        return process
+
+    yield one
+    for left in at_work(here):
+        left.kill()
+    for process in started:
+        with process:  # closes its output and waits
+            process.kill()
+
+
+def at_work(folder: Path) -> list[psutil.Process]:
+    """Every process that works in the folder."""
+    working = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.status() != psutil.STATUS_ZOMBIE and Path(process.cwd()) == folder:
+                working.append(process)
+    return working
+
+
+def wait_until(holds: Callable[[], bool], what: str) -> None:
+    for _ in range(3000):
+        if holds():
+            return
+        time.sleep(0.1)
+    pytest.fail(f"not within five minutes: {what}")
+
+
+def training(folder: Path) -> bool:
+    """Whether both runs are being trained: each holds its lock then."""
+    held = set()
+    for process in at_work(folder):
+        with suppress(psutil.Error):
+            held |= {file.path for file in process.open_files() if "/cache/locks/" in file.path}
+    return len(held) == 2
+
+
+def half_written(folder: Path) -> list[Path]:
+    return list((folder / "book" / "runs").glob(".*"))
+
+
+def test_the_children_of_a_killed_build_end_and_the_next_build_goes_on(here: Path, start: Start) -> None:
+    build = ("make", "book", "PROFILE=smoke")
+    make = start(*build)
+    wait_until(lambda: training(here), "two runs are being trained")
+    assert len(half_written(here)) == 1
+    refused = start(*build)
+    said, _ = refused.communicate()
+    holder = (here / ".snakemake" / "build.pid").read_text()
+    assert psutil.Process(int(holder)).ppid() == make.pid
+    assert f"another build is at work here, process {holder}: wait for it, or end it" in said.splitlines()
+    assert refused.returncode == 2  # make's
+
+    make.kill()
+    wait_until(lambda: not at_work(here), "all children of a killed build have ended")
+    assert not half_written(here)
+
+    (here / "endless").unlink()
+    (here / "book" / "runs" / ".trial.ipynb.abc.ipynb").touch()  # as a run leaves it that is killed itself
+    again = start(*build)
+    said, _ = again.communicate()
+    assert again.returncode == 0, said
+    assert [path.name for path in (here / "book" / "runs").iterdir()] == ["trial.ipynb"]
+    assert "2 runs" in (here / TARGET).read_text()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+def test_the_kernel_and_the_workers_of_a_run_end_with_it(
+    number: signal.Signals, code: int, here: Path, start: Start
+) -> None:
+    run = start(sys.executable, "-m", "normcore.lab.cli", "run", "trial", "--to", "book/runs")
+    wait_until(lambda: training(here), "two runs are being trained")
+    run.send_signal(number)
+    wait_until(lambda: not at_work(here), "the kernel and the workers have ended")
+    assert run.wait() == code
+    assert bool(half_written(here)) == (number == signal.SIGKILL)  # which the next build takes away
