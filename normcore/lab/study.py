@@ -55,7 +55,7 @@ class Study:
 
         Raises:
             UsageError: no runs, or names in them that there are none of.
-            LabError: without training, if no run is there.
+            LabError: without training, if no run is there, or not all of a search.
         """
         configs = list({config.key: config for config in configs}.values())
         if not configs:
@@ -79,12 +79,12 @@ class Study:
     def _there(self, configs: Sequence[RunConfig], stage: str) -> list[Run]:
         runs = [run for run in (self.store.find(config.key) for config in configs) if run]
         self._lacking = len(configs) - len(runs)
-        if not runs:
+        if not runs or (self._lacking and stage != "main"):  # of a search in part nothing follows
             command = f"normcore run {self.experiment.name} --profile {self.profile}"
             how = "its parameters with train=True make them" if self.profile == CUSTOM else f"{command} makes them"
             raise LabError(
-                f"{self.experiment.notebook.name}: no run of profile {self.profile}, stage {stage}, is there "
-                f"({len(configs)} are asked for); {how}"
+                f"{self.experiment.notebook.name}: {len(runs) or 'none'} of the {len(configs)} runs of profile "
+                f"{self.profile}, stage {stage}, are there; {how}"
             )
         return runs
 

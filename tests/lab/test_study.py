@@ -152,12 +152,14 @@ def test_without_training_what_is_there_is_shown_and_nothing_written(
     monkeypatch.setattr("normcore.lab.study.sweep", None)  # would fail if it were called
     wanted = [config(seed=seed) for seed in range(3)]
     study = Study("a-trial", given(train=False))
-    message = r"a_trial\.ipynb: no run of profile smoke, stage main, is there .*; normcore run a-trial --profile smoke"
-    with pytest.raises(LabError, match=message):
+    message = r"a_trial\.ipynb: {} of the 3 runs of profile smoke, stage {}, are there; normcore run a-trial --profile"
+    with pytest.raises(LabError, match=message.format("none", "main")):
         study.run(wanted)
     there = made_up("bn", 1, [1.0], [0.5], steps=6, eval_every=3, log_every=2)
     assert there.key == wanted[1].key
     Store("another").put(there)
+    with pytest.raises(LabError, match=message.format("1", "search")):
+        study.run(wanted, stage="search")  # of which nothing follows yet
     assert study.run(wanted) == [there]
     assert study.note([there]) == (
         "Profile smoke, 1 runs with one seed, so without intervals, on a CPU, torch 2; 2 more are not there yet."
