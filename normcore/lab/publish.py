@@ -93,7 +93,7 @@ def _gather(made: Offer, store: Store, scratch: Path, mixed: bool, replace: bool
             break
         made.write(scratch)
     made.empty = not made.runs and made.stages == index
-    _explain(made, store, keys, refused, codes)
+    _explain(made, store, keys, refused, codes, index)
 
 
 def _candidate(store: Store, key: str, replace: bool) -> Run | None:
@@ -106,10 +106,9 @@ def _candidate(store: Store, key: str, replace: bool) -> Run | None:
 def _stages(
     folder: Path, keys: dict[str, list[str]], index: dict[str, list[str]], runs: Iterable[str]
 ) -> dict[str, list[str]]:
-    """What is there of the profile's list, and after it what is published of it already."""
+    """What is there of the profile's list. A stage that cannot be listed yet stays as it is published."""
     there = {path.stem for path in folder.glob("*.json")} | set(runs)
-    stages = {stage: [key for key in listed if key in there] for stage, listed in keys.items()}
-    return {stage: list(dict.fromkeys(stages.get(stage, []) + index.get(stage, []))) for stage in {**stages, **index}}
+    return {**index, **{stage: [key for key in listed if key in there] for stage, listed in keys.items()}}
 
 
 def _code(run: Run) -> str:
@@ -132,8 +131,9 @@ def _verdicts(experiment: Experiment, folder: Path) -> dict[str, str]:
 
 
 def _explain(
-    made: Offer, store: Store, keys: dict[str, list[str]], refused: dict[str, Run], codes: Iterable[str]
-) -> None:
+    made: Offer, store: Store, keys: dict[str, list[str]], refused: dict[str, Run], codes: Iterable[str],
+    index: dict[str, list[str]],
+) -> None:  # fmt: skip
     wanted = {key for listed in keys.values() for key in listed}
     own = {path.stem for path in store.folder.glob("[!.]*.json")}
     name = f"{made.experiment.name}, profile {made.profile}"
@@ -150,6 +150,8 @@ def _explain(
     there = {key for stage in made.stages.values() for key in stage}
     if missing := wanted - there - refused.keys():
         made.notes.append(f"{_runs(missing)} of {name} not there yet: the profile is published in part")
+    if gone := {key for stage in index.values() for key in stage} - there:
+        made.notes.append(f"{_runs(gone)} published under {name}, which does not name them any more: their files stay")
     if "main" not in keys:
         made.notes.append(f"the comparison of {name} is not known before its search is there")
     if unknown_code := [run for run in made.runs.values() if not _code(run)]:

@@ -40,7 +40,7 @@ CLAIM: dict[str, Any] = {
 @pytest.fixture
 def trial(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Experiment:
     """An experiment with one statement: BN's loss is lower."""
-    experiment = write_experiment(tmp_path, CODE, head=HEAD, profiles="quick: {seeds: 3}\n")
+    experiment = write_experiment(tmp_path, CODE, head=HEAD, profiles="quick: {seeds: 5}\n")
     for module in ("study", "claims", "experiments"):
         monkeypatch.setattr(f"normcore.lab.{module}.find", lambda name: experiment)
     monkeypatch.setattr(claims, "read", lambda: {"claims": [CLAIM], "sources": {}})
@@ -53,7 +53,7 @@ def search() -> list[Run]:
     return [done(wanted, {"validation_accuracy": wanted.lr}) for wanted in configs]
 
 
-def comparison(lr: float = 0.2, seeds: int = 3, **changes: Any) -> list[Run]:
+def comparison(lr: float = 0.2, seeds: int = 5, **changes: Any) -> list[Run]:
     return [done(wanted, **changes) for wanted in grid(**FIXED, norm=["none", "bn"], lr=lr, seed=range(seeds))]
 
 
@@ -79,13 +79,13 @@ def keys(runs: list[Run]) -> list[str]:
 
 
 def test_what_the_profile_s_own_list_names_is_taken_and_nothing_else(trial: Experiment, tmp_path: Path) -> None:
-    put(*search(), *comparison(seeds=2), *comparison(lr=0.1), *comparison(seeds=4)[-1:])
+    put(*search(), *comparison(seeds=2), *comparison(lr=0.1), *comparison(seeds=6)[-1:])
     made = offered(trial, tmp_path / "scratch")
     wanted = [run.key for run in comparison() if run.config.seed < 2]
     assert made.stages == {"search": keys(search()), "main": wanted}
     assert set(made.runs) == {*keys(search()), *wanted}
-    assert made.left == ["7 runs of your own: not among the runs of a-trial, profile quick"]
-    assert made.notes == ["2 runs of a-trial, profile quick not there yet: the profile is published in part"]
+    assert made.left == ["11 runs of your own: not among the runs of a-trial, profile quick"]
+    assert made.notes == ["6 runs of a-trial, profile quick not there yet: the profile is published in part"]
     assert not paths.published().exists(), "nothing is published yet"
     made.write(paths.published())
     published = Store("a-trial", paths.published())
@@ -114,6 +114,25 @@ def test_results_are_published_as_they_come(trial: Experiment, tmp_path: Path) -
     assert third.notes == []
 
 
+def test_what_the_list_names_no_more_leaves_it_and_its_file_stays(trial: Experiment, tmp_path: Path) -> None:
+    put(*search(), *comparison())
+    made = offered(trial, tmp_path / "1")
+    made.write(paths.published())
+    dropped = done(next(grid(**FIXED, norm="gn", lr=0.2, seed=0)))
+    published = Store("a-trial", paths.published())
+    made.stages["main"].append(dropped.key)
+    made.runs[dropped.key] = dropped
+    made.write(paths.published())
+    again = offered(trial, tmp_path / "2")
+    assert not again.empty
+    assert again.notes == [
+        "1 run published under a-trial, profile quick, which does not name them any more: their files stay"
+    ]
+    again.write(paths.published())
+    assert published.profiles()["quick"]["main"] == keys(comparison())
+    assert published.get(dropped.key) == dropped
+
+
 def test_verdicts_that_change_are_said(trial: Experiment, tmp_path: Path) -> None:
     put(*search(), *comparison(seeds=1))
     assert offered(trial, tmp_path / "1").changes == ["S9-01: not measured yet becomes inconclusive"]
@@ -130,7 +149,7 @@ def test_what_is_published_stays_unless_it_is_to_be_replaced(trial: Experiment, 
     put(*comparison(shift=0.1)[:2])
     kept = offered(trial, tmp_path / "2")
     assert kept.empty
-    assert kept.left == ["8 runs of your own: published already; --replace puts yours in their place"]
+    assert kept.left == ["12 runs of your own: published already; --replace puts yours in their place"]
     replaced = offered(trial, tmp_path / "3", replace=True)
     assert not replaced.empty
     replaced.write(paths.published())
@@ -144,14 +163,14 @@ def test_runs_of_other_code_are_left_unless_they_may_be_mixed(trial: Experiment,
     put(*comparison(code="two")[4:])
     left = offered(trial, tmp_path / "2")
     assert left.empty
-    assert "2 runs made by other code (two) than the profile's (one)" in left.left[1]
+    assert "6 runs made by other code (two) than the profile's (one)" in left.left[1]
     assert set(offered(trial, tmp_path / "3", mixed=True).runs) == set(keys(comparison()[4:]))
 
 
 def test_runs_of_code_that_is_unknown_are_taken_and_said_to_be(trial: Experiment, tmp_path: Path) -> None:
     put(*search(), *comparison(code="")[:2], *comparison()[2:])
     made = offered(trial, tmp_path / "scratch")
-    assert len(made.runs) == 8
+    assert len(made.runs) == 12
     assert made.notes == ["2 runs made by code that is unknown"]
 
 
@@ -186,8 +205,8 @@ def test_the_command_asks_before_it_writes(
     done = CliRunner().invoke(cli.app, ["publish", "a-trial", "--profile", "quick", *words], input=answer)
     assert done.exit_code == (0 if written else 1), done.output
     assert "S9-01: not measured yet becomes supported" in done.output
-    assert ("Write 8 runs to" in done.output) == (not words)
-    assert len(list(paths.published().glob("a-trial/*.json"))) == (8 if written else 0)
+    assert ("Write 12 runs to" in done.output) == (not words)
+    assert len(list(paths.published().glob("a-trial/*.json"))) == (12 if written else 0)
     assert (paths.published() / "a-trial" / "profiles" / "quick.json").is_file() == written
 
 
