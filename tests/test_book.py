@@ -79,7 +79,8 @@ def bare(clone: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str
     """The environment of somebody in the clone whose home and caches are empty and who has no data sets."""
     env = {k: v for k, v in os.environ.items() if not k.startswith(("NORMCORE_", "XDG_", "HF_"))}
     path = f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}"
-    return {**env, "HOME": str(tmp_path_factory.mktemp("home")), "PATH": path, "PYTHONPATH": str(clone)}
+    own = {"HOME": str(tmp_path_factory.mktemp("home")), "PATH": path, "PYTHONPATH": str(clone)}
+    return {**env, **own, "NORMCORE_PARENT": str(os.getpid())}  # a build ends with the tests
 
 
 @pytest.fixture(scope="module")

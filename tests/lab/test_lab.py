@@ -13,7 +13,7 @@ from normcore import lab
 HEAVY = {"datasets", "matplotlib", "pandas", "pyarrow", "scipy", "seaborn", "sklearn"}
 
 
-LIGHT = ["errors", "runs", "sweep", "training", "experiments", "cli"]  # of a worker, a kernel, a light command
+LIGHT = ["errors", "runs", "sweep", "training", "study", "experiments", "cli"]  # of a worker, a kernel, a light command
 
 
 def test_what_counts_and_draws_is_not_imported_before_it_is_needed() -> None:
