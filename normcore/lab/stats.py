@@ -187,6 +187,7 @@ def _ends(mean: Any, variance: Any, n: Any, least: Any, most: Any, prior: Prior)
     se = np.sqrt(moderated / n)
     reach = se * special.stdtrit(np.maximum(df, 1e-9), (1 + CONFIDENCE) / 2)
     few, alone = n < MIN_SEEDS, n < 2
+    least, most = np.minimum(least, mean), np.maximum(most, mean)  # a mean of equal values is rounded
     low, high = (np.where(few, end, mean + sign * reach) for end, sign in ((least, -1), (most, 1)))
     return {"low": np.where(alone, np.nan, low), "high": np.where(alone, np.nan, high), "n": n, "se": se, "df": df}
 

@@ -252,3 +252,14 @@ def test_the_best_setting_is_by_mean_and_never_one_that_diverged() -> None:
     assert type(found["bn"]["batch_size"]) is int
     with pytest.raises(UsageError, match="every setting of bn diverged"):
         best(table.assign(status="diverged"), "accuracy", over=["lr"])
+
+
+def test_a_range_holds_its_mean_where_all_values_are_equal() -> None:
+    """The mean of equal numbers can be rounded past them, and a figure's bar cannot have a negative length."""
+    equal = [0.1 + 0.2] * 3
+    table = pd.DataFrame({"norm": "bn", "value": equal})
+    for mean, low, high in (
+        [*mean_interval(equal)[:3]],
+        intervals(table, ["norm"], "value")[["mean", "low", "high"]].iloc[0],
+    ):
+        assert low <= mean <= high
