@@ -135,7 +135,7 @@ def test_the_children_of_a_killed_build_end_and_the_next_build_goes_on(here: Pat
 def test_the_kernel_and_the_workers_of_a_run_end_with_it(
     number: signal.Signals, code: int, here: Path, start: Start
 ) -> None:
-    run = start(sys.executable, "-m", "normcore.lab.cli", "run", "trial", "--to", "book/runs")
+    run = start(sys.executable, "-m", "normcore.lab.cli", "run", "trial", "--jobs", "2", "--to", "book/runs")
     wait_until(lambda: training(here), "two runs are being trained")
     run.send_signal(number)
     wait_until(lambda: not at_work(here), "the kernel and the workers have ended")

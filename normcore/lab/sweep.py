@@ -22,7 +22,6 @@ from tqdm import tqdm
 
 from . import data, paths
 from .errors import LabError, ShardDone, SweepIncomplete, UsageError
-from .lifetime import end_with
 from .provenance import choose_device
 from .runs import Run, RunConfig, Store
 from .training import OutOfTime, train
@@ -349,6 +348,8 @@ class _Worker:
 
 def _work(pipe: Connection, steps: Any) -> None:
     """What a worker does: say that it is ready, then one run after another."""
+    from .lifetime import end_with  # here, so that it can be run as a program without having been imported
+
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the parent ends its workers
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # leaves no half-written file
     end_with(os.getppid())
