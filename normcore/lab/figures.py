@@ -313,6 +313,8 @@ def interactive_curves(
         facet: a column; each of its values gets panels of its own, all with the same vertical axis.
         logy: metrics on a logarithmic axis.
     """
+    if frame.empty:  # of a profile that is published in part
+        return Html(captioned("<p>None of these runs is there yet.</p>", caption))
     figures, data = [], []
     facets = styles(facet, frame[facet]) if facet else {"": None}
     looks = styles(by, frame[by])

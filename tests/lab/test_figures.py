@@ -83,6 +83,13 @@ def test_the_ending_of_a_name_says_which_network_or_whose_layer_it_is() -> None:
     assert figures.style("mine-head").label == "mine-head"
 
 
+def test_curves_of_no_runs_say_so_and_draw_nothing() -> None:
+    shown = figures.interactive_curves(pd.DataFrame(), [("test", "accuracy", "share")], alt="None.", caption="A line.")
+    assert "None of these runs is there yet." in shown
+    assert "A line." in shown
+    assert "data-curves" not in shown
+
+
 def test_a_name_of_one_s_own_has_a_look_of_its_own_and_leaves_those_of_others() -> None:
     own = [f"my norm {i}" for i in range(20)]
     found = figures.styles("norm", ["bn", *own, "gn"])
