@@ -84,7 +84,7 @@ def test_the_ending_of_a_name_says_which_network_or_whose_layer_it_is() -> None:
 
 
 def test_curves_of_no_runs_say_so_and_draw_nothing() -> None:
-    shown = figures.interactive_curves(pd.DataFrame(), [("test", "accuracy", "share")], alt="None.", caption="A line.")
+    shown = figures.interactive_curves(curves([]), [("test", "accuracy", "share")], alt="None.", caption="A line.")
     assert "None of these runs is there yet." in shown
     assert "A line." in shown
     assert "data-curves" not in shown
