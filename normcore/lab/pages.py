@@ -14,6 +14,7 @@ import pandas as pd
 import yaml
 from matplotlib.ticker import MaxNLocator
 
+from ..factory import NORMS
 from . import catdog, figures, paths
 from .bench_steps import step_costs
 from .claims import KINDS, NOT_MEASURED, VERDICTS, Judged, judge_all, read, table_of
@@ -229,7 +230,7 @@ def study(judged: Sequence[Judged], chapter: str) -> str:
 def catdog_overview() -> str:
     """The figure of accuracy against speed, from the published runs at the study's batch size."""
     profile, runs = find("catdog-compare").published_runs()
-    compared = [run for run in runs if run.config.batch_size == catdog.BATCH_SIZE]
+    compared = [r for r in runs if r.config.batch_size == catdog.BATCH_SIZE and catdog.name_of(r.config) in NORMS]
     if not compared:
         return "Nothing is measured yet."
     note = f"Profile {profile}, {measured_on(compared)}."

@@ -762,6 +762,7 @@ def test_every_predicate_says_what_must_hold_and_what_was_measured() -> None:
         "interacts": {"by": {"norm": "bn"}, "over": {"norm": "ln"}, "among": [{"colours": "rgb"}, {"colours": "grey"}],
                       "where": {"batch_size": 8}},
         "trend": {"variant": "bn", "over": "batch_size", "values": SIZES, "where": {"colours": "rgb"}},
+        "contrast": {"terms": [(1, "bn"), (-1, "ln")], **common},
         "gains_less": {"a": "bn", "b": "ln", "by": {"colours": "rgb"}, "over": {"colours": "grey"},
                        "where": {"batch_size": 8}},
         "gains": {"a": "bn", "b": "ln", "by": {"colours": "rgb"}, "over": {"colours": "grey"},
@@ -777,3 +778,21 @@ def test_every_predicate_says_what_must_hold_and_what_was_measured() -> None:
         assert "test accuracy" in found.measured
         assert "BN" in found.measured
         assert found.seeds == 5
+
+
+# --- a contrast of several variants ----------------------------------------------------------------------
+
+
+def test_a_contrast_is_the_weighted_sum_within_each_seed() -> None:
+    """One size minus the mean of the others: which of them lies lower decides, unless by less than is of interest."""
+    runs = at_sizes("bn", bent)
+    terms = [(1, {"batch_size": 32}), *((-1 / 3, {"batch_size": size}) for size in SIZES[:-1])]
+    part = PREDICATES["contrast"](runs, "the largest is ahead", "test_accuracy", terms, low=0, where={"norm": "bn"})
+    by_hand = [bent(32, seed) - sum(bent(size, seed) for size in SIZES[:-1]) / 3 for seed in range(5)]
+    assert part.effect.mean == pytest.approx(np.mean(by_hand))
+    assert part.verdict == SUPPORTED
+    other = PREDICATES["contrast"](runs, "behind", "test_accuracy", terms, high=0, where={"norm": "bn"})
+    assert other.verdict == REFUTED
+    level = at_sizes("bn", lambda size, seed: 0.5 + 0.001 * (seed * size % 3))
+    tied = PREDICATES["contrast"](level, "ahead", "test_accuracy", terms, low=0, where={"norm": "bn"})
+    assert (tied.verdict, tied.cause) == (INCONCLUSIVE, "tie")

@@ -231,7 +231,7 @@ def test_a_reader_s_rerun_leaves_alone_what_is_published(
     assert state() == before
     own = Store("catdog-groups")
     assert sorted(path.name for path in (own.folder / "profiles").iterdir()) == ["custom.json"]
-    assert len([run for run in own.runs("custom") if own.own(run.key)]) == 2
+    assert len([run for run in own.runs("custom") if own.own(run.key)]) == 4
     shown = nbformat.read(output, as_version=4)
     text = "".join(str(o) for c in shown.cells if c.cell_type == "code" for o in c.outputs)
-    assert "Profile custom, 2 runs" in text
+    assert "Profile custom, 4 runs" in text
