@@ -22,8 +22,9 @@ def project(folder: Path, *notebooks: Path) -> Path:
 
 
 def environment(folder: Path, **others: str) -> dict[str, str]:
-    """The environment of its commands: results and caches within the folder, and other variables."""
-    own = {"NORMCORE_RESULTS": str(folder / "results"), "NORMCORE_CACHE": str(folder / "cache")}
+    """The environment of its commands: its own results, nothing published and a cache, and other variables."""
+    names = ("results", "published", "cache")
+    own = {f"NORMCORE_{name.upper()}": str(folder / name) for name in names}
     env = {**os.environ, **own, **others}
     env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}"
     return env

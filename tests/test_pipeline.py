@@ -16,7 +16,14 @@ import pytest
 from .pipeline import ROOT, environment, project
 
 TARGET = "book/runs/trial.ipynb"
-PARAMETERS = 'profile = "smoke"\ndevice = "cpu"\njobs = 2\nfresh = False\nshard = "1/1"\ntime_budget = ""\n'
+PARAMETERS = """profile = "smoke"
+device = "cpu"
+jobs = 2
+fresh = False
+shard = "1/1"
+time_budget = ""
+train = True
+"""
 ENDLESS = """
 from pathlib import Path
 from normcore.lab.runs import RunConfig, Store
@@ -102,6 +109,12 @@ def training(folder: Path) -> bool:
     return len(held) == 2
 
 
+def wait_for_training(folder: Path, process: "subprocess.Popen[str]") -> None:
+    """Until both runs are being trained; a process that ends before that has failed."""
+    wait_until(lambda: training(folder) or process.poll() is not None, "two runs are being trained")
+    assert process.poll() is None, process.communicate()[0]
+
+
 def half_written(folder: Path) -> list[Path]:
     return list((folder / "book" / "runs").glob(".*"))
 
@@ -109,7 +122,7 @@ def half_written(folder: Path) -> list[Path]:
 def test_the_children_of_a_killed_build_end_and_the_next_build_goes_on(here: Path, start: Start) -> None:
     build = ("make", "book", "PROFILE=smoke")
     make = start(*build)
-    wait_until(lambda: training(here), "two runs are being trained")
+    wait_for_training(here, make)
     assert len(half_written(here)) == 1
     refused = start(*build)
     said, _ = refused.communicate()
@@ -136,7 +149,7 @@ def test_the_kernel_and_the_workers_of_a_run_end_with_it(
     number: signal.Signals, code: int, here: Path, start: Start
 ) -> None:
     run = start(sys.executable, "-m", "normcore.lab.cli", "run", "trial", "--jobs", "2", "--to", "book/runs")
-    wait_until(lambda: training(here), "two runs are being trained")
+    wait_for_training(here, run)
     run.send_signal(number)
     wait_until(lambda: not at_work(here), "the kernel and the workers have ended")
     assert run.wait() == code

@@ -187,7 +187,6 @@ def _ends(mean: Any, variance: Any, n: Any, least: Any, most: Any, prior: Prior)
     se = np.sqrt(moderated / n)
     reach = se * special.stdtrit(np.maximum(df, 1e-9), (1 + CONFIDENCE) / 2)
     few, alone = n < MIN_SEEDS, n < 2
-    least, most = np.minimum(least, mean), np.maximum(most, mean)  # a mean of equal values is rounded
     low, high = (np.where(few, end, mean + sign * reach) for end, sign in ((least, -1), (most, 1)))
     return {"low": np.where(alone, np.nan, low), "high": np.where(alone, np.nan, high), "n": n, "se": se, "df": df}
 
@@ -206,8 +205,9 @@ def mean_interval(values: ArrayLike, prior: Prior = NO_PRIOR) -> Interval:
     if x.size == 0 or not np.isfinite(x).all():
         raise UsageError(f"an interval needs finite values, got {x.tolist()}")
     variance = float(x.var(ddof=1)) if x.size > 1 and np.ptp(x) > 0 else 0.0
-    ends = _ends(x.mean(), variance, x.size, x.min(), x.max(), prior)
-    return Interval(float(x.mean()), **{name: value.item() for name, value in ends.items()})
+    mean = np.clip(x.mean(), x.min(), x.max())  # the mean of equal values can be rounded past them
+    ends = _ends(mean, variance, x.size, x.min(), x.max(), prior)
+    return Interval(float(mean), **{name: value.item() for name, value in ends.items()})
 
 
 def intervals(table: pd.DataFrame, by: Sequence[str], metric: str) -> pd.DataFrame:
@@ -216,6 +216,7 @@ def intervals(table: pd.DataFrame, by: Sequence[str], metric: str) -> pd.DataFra
     groups = table.groupby(list(by), sort=False)[metric]
     numbers = groups.agg(["mean", "var", "count", "min", "max"]).reset_index()
     least, most, n = numbers["min"].to_numpy(), numbers["max"].to_numpy(), numbers["count"].to_numpy()
+    numbers["mean"] = numbers["mean"].clip(least, most)
     variance = np.where(least == most, 0.0, numbers["var"].to_numpy())
     prior = fit_prior(np.where(n > 1, variance, np.nan), n - 1)
     ends = _ends(numbers["mean"].to_numpy(), variance, n, least, most, prior)
