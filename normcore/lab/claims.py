@@ -314,9 +314,8 @@ def _definition(entry: dict[str, Any]) -> Definition:
 
 
 def _verdict(entry: dict[str, Any], known: dict[str, Any], predicates: Mapping[str, Predicate], results: Any) -> Judged:
-    parts, also = (
-        tuple(_part(entry, spec, predicates, results) for spec in entry.get(name, ())) for name in ("parts", "also")
-    )
+    parts = tuple(_part(entry, spec, predicates, results) for spec in entry.get("parts", ()))
+    also = tuple(_beside(entry, spec, predicates, results) for spec in entry.get("also", ()))
     found = combine(parts)
     verdict, cause, reason = found.verdict, found.cause, found.reason
     if entry.get("implemented"):
@@ -324,6 +323,14 @@ def _verdict(entry: dict[str, Any], known: dict[str, Any], predicates: Mapping[s
         verdict, cause = (IMPLEMENTED, "") if holds else (INCONCLUSIVE, OPEN)
         reason = "" if holds else "our code does not do this"
     return Judged(**known, verdict=verdict, cause=cause, reason=reason, p=found.p, parts=parts, also=also)
+
+
+def _beside(entry: dict[str, Any], spec: dict[str, Any], predicates: Mapping[str, Predicate], results: Any) -> Part:
+    """What explains a verdict and does not enter it: where its runs are not there, the verdict stands without it."""
+    try:
+        return _part(entry, spec, predicates, results)
+    except Lacking as lacking:
+        return left_open(spec["says"], f"these runs lack {lacking}")
 
 
 def _part(entry: dict[str, Any], spec: dict[str, Any], predicates: Mapping[str, Predicate], results: Any) -> Part:

@@ -266,6 +266,13 @@ def test_a_statement_on_speed_without_its_benchmark_is_not_measured(monkeypatch:
     assert (judged.verdict, judged.reason, judged.parts) == (NOT_MEASURED, "no steps-cpu.json yet", ())
 
 
+def test_a_verdict_stands_without_the_runs_of_what_only_explains_it() -> None:
+    beside = {"predicate": "lower", "says": "beside", "metric": "train_loss", "a": "gn", "b": "none"}
+    judged = claims._judge(entry(also=[beside]), pair(ENOUGH), "quick")
+    assert judged.verdict == SUPPORTED
+    assert [(part.verdict, part.reason) for part in judged.also] == [(INCONCLUSIVE, "these runs lack GN")]
+
+
 def test_a_variant_named_by_its_fields_can_be_lacking() -> None:
     part = {
         "predicate": "between", "says": "x", "metric": "train_loss", "low": 0,
