@@ -1,10 +1,12 @@
-# make book: set up, run the notebooks, build the book. make test: set up, run every check.
+# make book: set up, run the notebooks, build the book. make test: set up, run the checks; with TESTS= every one,
+# those too that wait for minutes on other programs (a cluster, builds that are killed).
 # PROFILE=smoke|quick|half|full runs the notebooks in that profile; published (the default) shows the best that
 # is in data/results. JOBS runs that many training runs side by side.
 PYTHON ?= python3
 VENV ?= .venv
 PROFILE ?= published
 JOBS ?= 2
+TESTS ?= -m "not ci"
 BIN := $(VENV)/bin
 DONE := $(VENV)/.installed
 
@@ -24,7 +26,7 @@ book: $(DONE)
 	PATH="$(abspath $(BIN)):$$PATH" NORMCORE_PARENT=$$PPID exec $(BIN)/snakemake --config profile=$(PROFILE) jobs=$(JOBS)
 
 test: lint
-	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest -n 2
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest -n 2 $(TESTS)
 
 lint: $(DONE)
 	$(BIN)/ruff check .

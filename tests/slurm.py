@@ -38,6 +38,7 @@ SlurmdParameters=config_overrides
 MpiDefault=none
 ReturnToService=2
 MinJobAge=3600
+MessageTimeout=60
 GresTypes=gpu
 NodeName={host} NodeAddr=127.0.0.1 CPUs=8 RealMemory=32000 Gres=gpu:2
 PartitionName=test Nodes={host} Default=YES State=UP

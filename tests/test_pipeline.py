@@ -15,6 +15,7 @@ import pytest
 
 from .pipeline import ROOT, environment, project
 
+pytestmark = pytest.mark.ci
 TARGET = "book/runs/trial.ipynb"
 PARAMETERS = """profile = "smoke"
 device = "cpu"
