@@ -22,6 +22,7 @@
 ``train_jitter``          the same as ``jitter`` of the training loss
 ``probe.column[k=v]``     of a probe, the median over its rows in the window, such as ``smoothness.beta`` or
                           ``distributions.wasserstein[layer=2]``; what is not finite counts as infinitely large
+``log2(smoothness.beta)`` the binary logarithm of a measure, whose differences are factors
 ========================  =============================================================================================
 
 A run that does not come down to the loss counts with all the images that it saw: a lower bound. A measure that a run
@@ -194,6 +195,7 @@ SMALLEST = {
     "peak": 0.005, "highest": 0.005, "overfitting": 0.005, "fall": 0.005, "jitter": 0.002,
     "train_loss": 0.02, "batch_loss": 0.02, "test_loss": 0.02, "validation_loss": 0.02, "progress": 0.02,
     "batch_jitter": 0.02, "train_jitter": 0.02, "tau": 0.1, "tau_p": 0.0,
+    "training_set.accuracy": 0.005, "training_set.loss": 0.02,
 }  # fmt: skip
 SMALLEST_SHARE = 0.05  # of the size of what is compared
 SMALLEST_LOG2 = 0.1  # of a binary logarithm, a factor of 1.07
@@ -201,9 +203,12 @@ SMALLEST_LOG2 = 0.1  # of a binary logarithm, a factor of 1.07
 
 def smallest(metric: str, size: float) -> float:
     """The smallest effect of interest of a measure whose values are of this size."""
+    if _LOG2.fullmatch(metric):
+        return SMALLEST_LOG2
     return SMALLEST.get(metric.partition("[")[0], SMALLEST_SHARE * abs(size))
 
 
+_LOG2 = re.compile(r"log2\((?P<metric>.+)\)")
 _PROBED = re.compile(r"(?P<probe>\w+)\.(?P<column>\w+)(\[(?P<where>[^\]]+)\])?")
 
 
@@ -257,6 +262,9 @@ def window(
 
 def value(run: Run, metric: str, within: Window | None = None) -> float | None:
     """One measure of one run; a curve without a window is its last value."""
+    if logarithm := _LOG2.fullmatch(metric):
+        number = value(run, logarithm["metric"], within)
+        return math.log2(number) if number is not None and number > 0 else None
     whole = within or (0, run.config.steps)
     name, bracket, argument = metric.partition("[")
     if bracket and name in _TAKING:

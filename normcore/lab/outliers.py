@@ -87,6 +87,39 @@ def influence(
     return rows
 
 
+def influence_of_a_step(
+    forward: Forward,
+    stepped: Callable[[Tensor, Tensor], nn.Module],
+    x: Tensor,
+    y: Tensor,
+    others: Tensor,
+    kind: str,
+    foreign: Tensor,
+) -> float:
+    """What changes for other images when the network takes a step on a batch whose first image is an outlier.
+
+    Args:
+        stepped: the network after the optimizer's step on a batch.
+        x, y: the batch, (N, C, H, W) and (N,).
+        others: images whose scores are looked at, in evaluation mode, (M, C, H, W).
+        foreign: see :func:`outlying`.
+
+    Returns:
+        the relative change, as in :func:`influence`, of their scores after a step on the batch with the outlier, from
+        those after a step on the batch without.
+    """
+
+    def scores(images: Tensor) -> Tensor:
+        with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []), torch.enable_grad():
+            torch.manual_seed(0)
+            network = stepped(images, y).eval()
+        with torch.no_grad():
+            return forward(network, others).flatten()
+
+    x_after = torch.cat([outlying(x[:1], kind, foreign[:1]), x[1:]])
+    return _change(scores(x), scores(x_after))
+
+
 def _others(forward: Forward, model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """The scores of all images but the first, and the gradient of their loss."""
     scores: list[Tensor] = []

@@ -6,7 +6,7 @@ numbers are its own, so that a run is the same to the bit with probes and withou
 
 import copy
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from . import distributions, landscape, outliers
 from .landscape import Forward
 
 Row = dict[str, Any]
-BATCHES = 8  # of held images, that an outlier's influence is the median over
+BATCHES = 16  # that a probe of the gradient is the median over: a single batch's may be long or short
 
 
 @dataclass(frozen=True)
@@ -27,19 +27,20 @@ class Snapshot:
 
     Attributes:
         model: the network before a step; a probe changes copies of it only.
-        stepped: makes a copy of the network, after that step.
+        stepped: makes a copy of the network after a step on this batch, with the optimizer as it is.
         forward: the network's scores for a batch.
-        x, y: the batch of the step.
-        held, held_labels: images that are looked at whatever the step, and their labels.
+        batches: the first batches of training images, at most ``BATCHES``, the same whatever the step.
+        trained: mean loss and accuracy over all training images, in evaluation mode.
+        held, held_labels: images that are not trained on, looked at whatever the step, and their labels.
         foreign: images of another data set, at least as many as a batch has; none where the run names none.
         lr: the learning rate.
     """
 
     model: nn.Module
-    stepped: Callable[[], nn.Module]
+    stepped: Callable[[Tensor, Tensor], nn.Module]
     forward: Forward
-    x: Tensor
-    y: Tensor
+    batches: Sequence[tuple[Tensor, Tensor]]
+    trained: Callable[[], dict[str, float]]
     held: Tensor
     held_labels: Tensor
     foreign: Tensor
@@ -61,31 +62,52 @@ def feature_distributions(at: Snapshot) -> list[Row]:
 
 
 def covariate_shift(at: Snapshot) -> list[Row]:
-    """:func:`normcore.lab.landscape.covariate_shift` by the coming step, a row a layer but the first."""
-    return landscape.covariate_shift(at.forward, at.model, at.stepped(), at.x, at.y)
+    """:func:`normcore.lab.landscape.covariate_shift` by a step on each batch, a row a layer but the first."""
+    return _medians(
+        [landscape.covariate_shift(at.forward, at.model, at.stepped(x, y), x, y) for x, y in at.batches], "layer"
+    )
 
 
 def smoothness(at: Snapshot) -> list[Row]:
     """:func:`normcore.lab.landscape.smoothness` around the present weights, one row."""
-    return [landscape.smoothness(at.forward, at.model, at.x, at.y, at.lr)]
+    return _medians([[landscape.smoothness(at.forward, at.model, x, y, at.lr)] for x, y in at.batches])
 
 
 def influence(at: Snapshot) -> list[Row]:
-    """:func:`normcore.lab.outliers.influence` of each kind that there are images for, a row a kind and a mode: the
-    medians over the first ``BATCHES`` batches of held images, as a single batch's gradient may be long or short."""
-    size = min(len(at.x), len(at.held))
-    batches = list(zip(at.held.split(size), at.held_labels.split(size), strict=True))[:BATCHES]
+    """:func:`normcore.lab.outliers.influence` in batches of held images, a row a kind of outlier that there are images
+    for and a mode; as a third mode, ``step``, the ``output`` of all held images changes by
+    :func:`normcore.lab.outliers.influence_of_a_step`."""
+    size = min(len(at.batches[0][0]), len(at.held))
+    cut = list(zip(at.held.split(size), at.held_labels.split(size), strict=True))[:BATCHES]
+    batches = [(x, y) for x, y in cut if len(x) == size]
     rows: list[Row] = []
     for kind in (kind for kind in outliers.KINDS if kind != "foreign" or len(at.foreign)):
-        found = [outliers.influence(at.forward, at.model, x, y, kind, at.foreign) for x, y in batches if len(x) == size]
-        for of_mode in zip(*found, strict=True):
-            middle = {c: float(np.median([row[c] for row in of_mode])) for c in of_mode[0] if c != "mode"}
-            rows.append({"kind": kind, "mode": of_mode[0]["mode"], **middle})
+        found = [outliers.influence(at.forward, at.model, x, y, kind, at.foreign) for x, y in batches]
+        rows += [{"kind": kind, **row} for row in _medians(found, "mode")]
+        after = [
+            outliers.influence_of_a_step(at.forward, at.stepped, x, y, at.held, kind, at.foreign) for x, y in batches
+        ]
+        rows.append({"kind": kind, "mode": "step", "output": float(np.median(after)), "gradient": None, "update": None})
     return rows
+
+
+def training_set(at: Snapshot) -> list[Row]:
+    """Loss and accuracy over all training images in evaluation mode, one row: of a network with dropout or noise the
+    training curve, taken on the way, says less than the network can."""
+    return [dict(at.trained())]
+
+
+def _medians(batches: Sequence[Sequence[Mapping[str, Any]]], *names: str) -> list[Row]:
+    """The rows of one batch, each number the median over the batches; what is not a number has these names."""
+    return [
+        {c: first if c in names else float(np.median([row[c] for row in rows])) for c, first in rows[0].items()}
+        for rows in zip(*batches, strict=True)
+    ]
 
 
 PROBES: dict[str, Callable[[Snapshot], list[Row]]] = {
     "distributions": feature_distributions, "shift": covariate_shift, "smoothness": smoothness, "outliers": influence,
+    "training_set": training_set,
 }  # fmt: skip
 
 #: probe -> column -> values, a row of the probe at each place

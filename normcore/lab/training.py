@@ -2,6 +2,7 @@
 
 import copy
 import ctypes
+import itertools
 import math
 import time
 import warnings
@@ -265,7 +266,7 @@ class _Training:
         losses, right = torch.zeros(2, config.log_every, device=self.device)
         logged, saved = self.done, time.monotonic()
         for index in batches(self.items, config, self.done):
-            self.probe(index)
+            self.probe()
             losses[self.done - logged], right[self.done - logged] = advance(index)
             self.done += 1
             evaluated = self.done % config.eval_every == 0 or self.done == config.steps
@@ -284,8 +285,7 @@ class _Training:
                 saved = time.monotonic()
             if late:
                 raise OutOfTime(f"the time budget ended at step {self.done} of {config.steps}")
-        if config.probes:
-            self.probe(index, last=True)
+        self.probe(last=True)
 
     def log(self, losses: Tensor, right: Tensor, evaluated: bool) -> None:
         """A point of the training curve, the mean of these steps; where it is evaluated, of the other two as well."""
@@ -305,27 +305,32 @@ class _Training:
         for name, value in metrics.items():
             self.curves[curve][name].append(round(value, 6))
 
-    def probe(self, index: Tensor, last: bool = False) -> None:
-        """What the probes that are due find before the step on this batch."""
+    def probe(self, last: bool = False) -> None:
+        """What the probes that are due find before the coming step."""
         for name in probes.due(self.config.probes, self.done, last):
-            probes.take(name, lambda: self.snapshot(index), self.device, self.done, self.probes)
+            probes.take(name, self.snapshot, self.device, self.done, self.probes)
 
-    def snapshot(self, index: Tensor) -> probes.Snapshot:
+    def snapshot(self) -> probes.Snapshot:
         """What a probe sees."""
-        batch, held = self.images.batch(index), self.held_out.batch(self.held_items[:512])
+        held = self.held_out.batch(self.held_items[:512])
+        first = [self.images.batch(i) for i in itertools.islice(batches(self.items, self.config, 0), probes.BATCHES)]
 
         def forward(network: nn.Module, x: Tensor) -> Tensor:
             with referred(network, self.reference):
                 return network(x)
 
-        def stepped() -> nn.Module:
+        def stepped(x: Tensor, y: Tensor) -> nn.Module:
             network = copy.deepcopy(self.model)
             own = optimizer(self.config, network)
             own.load_state_dict(copy.deepcopy(self.optim.state_dict()))
-            step(network, own, *batch, self.reference)
+            step(network, own, x, y, self.reference)
             return network
 
-        return probes.Snapshot(self.model, stepped, forward, *batch, *held, self.foreign, self.config.lr)
+        def trained() -> dict[str, float]:
+            found = evaluate(copy.deepcopy(self.model), self.images, self.items, reference=self.reference)
+            return {name: found[name] for name in ("loss", "accuracy")}
+
+        return probes.Snapshot(self.model, stepped, forward, first, trained, *held, self.foreign, self.config.lr)
 
     def save(self, checkpoint: Path) -> None:
         """Keep what the run needs to go on."""

@@ -276,7 +276,8 @@ def test_kendall_s_tau_says_whether_a_curve_rises() -> None:
 
 def test_every_smallest_effect_is_of_a_measure() -> None:
     plain = {f"{split}_{name}" for split in measures.SPLITS for name in ("loss", "accuracy")}
-    assert set(measures.SMALLEST) <= {*MEASURES, *measures.OF_A_CURVE, *plain}
+    of_probes = {"training_set.accuracy", "training_set.loss"}
+    assert set(measures.SMALLEST) <= {*MEASURES, *measures.OF_A_CURVE, *plain, *of_probes}
     assert smallest("test_accuracy", 0.8) == 0.005
     assert smallest("steps_to_loss[0.5]", 4000) == pytest.approx(200)
     assert smallest("tau[batch_accuracy]", 0.3) == 0.1

@@ -181,14 +181,16 @@ def test_the_network_after_the_step_is_the_one_that_the_run_goes_on_with(name: s
 
     def look(at: Snapshot) -> list[dict[str, Any]]:
         before.append(copy.deepcopy(at.model.state_dict()))
-        after.append(at.stepped().state_dict())
+        if len(after) < len(at.batches):  # those of the first steps
+            after.append(at.stepped(*at.batches[len(after)]).state_dict())
         return []
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(probes.PROBES, "shift", look)
         train(probed(**NETWORKS[name], eval_every=6, probes={"shift": 1}), CPU)
     assert len(before) == 7
-    for expected, found in zip(before[1:6], after, strict=False):
+    assert len(after) == 3
+    for expected, found in zip(before[1:], after, strict=False):
         assert all(torch.equal(value, found[key]) for key, value in expected.items())
     assert not torch.equal(before[0]["0.weight"], before[1]["0.weight"])
 
@@ -206,12 +208,13 @@ def test_a_probe_leaves_the_network_and_the_random_numbers_as_they_are(probe: st
     torch.manual_seed(5)
     model = copy.deepcopy(at.model.state_dict())
     slopes = [p.grad.clone() for p in at.model.parameters() if p.grad is not None]
-    drawn, images = torch.get_rng_state(), [v.clone() for v in (at.x, at.held, at.foreign)]
+    looked_at = [*(x for x, _ in at.batches), at.held, at.foreign]
+    drawn, images = torch.get_rng_state(), [v.clone() for v in looked_at]
     found = taken(probe, at)
     assert all(torch.equal(v, model[k]) for k, v in at.model.state_dict().items())
     assert all(torch.equal(p.grad, g) for p, g in zip(at.model.parameters(), slopes, strict=True))  # type: ignore[arg-type]
     assert torch.equal(torch.get_rng_state(), drawn)
-    assert all(torch.equal(a, b) for a, b in zip((at.x, at.held, at.foreign), images, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(looked_at, images, strict=True))
     assert all(m.training for m in at.model.modules())
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in at.model.modules())
     assert taken(probe, at) == found
@@ -267,10 +270,10 @@ def test_the_distributions_of_a_reference_normalizer_are_of_the_same_four_layers
 def test_outliers_are_of_the_kinds_that_there_are_images_for() -> None:
     with_foreign = train(probed(probes={"outliers": 6}), CPU).probes["outliers"]
     without = train(probed(probes={"outliers": 6}, foreign=""), CPU).probes["outliers"]
-    assert with_foreign["kind"] == [kind for kind in ("scaled", "noise", "foreign") for _ in range(2)] * 2
-    assert without["kind"] == [kind for kind in ("scaled", "noise") for _ in range(2)] * 2
-    assert with_foreign["mode"] == ["train", "eval"] * 6
-    assert without["mode"] == ["train", "eval"] * 4
+    assert with_foreign["kind"] == [kind for kind in ("scaled", "noise", "foreign") for _ in range(3)] * 2
+    assert without["kind"] == [kind for kind in ("scaled", "noise") for _ in range(3)] * 2
+    assert with_foreign["mode"] == ["train", "eval", "step"] * 6
+    assert without["mode"] == ["train", "eval", "step"] * 4
 
 
 @pytest.mark.parametrize("norm", ["none", "bn", "vbn"])
@@ -285,10 +288,28 @@ def test_the_influence_of_an_outlier_is_the_median_over_batches_of_held_images(n
             for i in range(0, 3 * 32, 32)
         ]
         for mode in (0, 1):
-            assert (found["kind"][2 * place + mode], found["mode"][2 * place + mode]) == (kind, ("train", "eval")[mode])
+            assert (found["kind"][3 * place + mode], found["mode"][3 * place + mode]) == (kind, ("train", "eval")[mode])
             for name in ("output", "gradient", "update"):
                 median = np.median([float(rows[mode][name]) for rows in every])
-                assert found[name][2 * place + mode] == pytest.approx(median, rel=1e-4)
+                assert found[name][3 * place + mode] == pytest.approx(median, rel=1e-4)
+
+
+@pytest.mark.parametrize("norm", ["none", "bn", "vbn"])
+def test_the_influence_of_a_step_is_what_the_optimizer_makes_of_an_outlier(norm: str) -> None:
+    """Of ten times the contrast, in the scores of all held images at evaluation, the median over three batches."""
+    at = snapshot(2, norm=norm)
+    found, changes = taken("outliers", at, 7), list[float]()
+    for i in range(0, 3 * 32, 32):
+        x, y = at.held[i : i + 32], at.held_labels[i : i + 32]
+        spoilt = torch.cat([10 * x[:1], x[1:]])
+        networks = [at.stepped(images, y).eval() for images in (x, spoilt)]
+        with torch.no_grad():
+            clean, other = (at.forward(network, at.held) for network in networks)
+        changes.append(((other - clean).norm() / clean.norm()).item())
+    assert (found["kind"][2], found["mode"][2]) == ("scaled", "step")
+    assert found["output"][2] == pytest.approx(np.median(changes), rel=1e-3)
+    assert found["gradient"][2] is None
+    assert found["update"][2] is None
 
 
 def test_the_influence_is_measured_on_fewer_held_images_than_a_batch_has_too() -> None:
@@ -298,7 +319,7 @@ def test_the_influence_is_measured_on_fewer_held_images_than_a_batch_has_too() -
         run = train(wanted, CPU)
     except UsageError:
         return
-    assert len(run.probes["outliers"]["update"]) == 2 * 3 * 2
+    assert len(run.probes["outliers"]["update"]) == 2 * 3 * 3
 
 
 @pytest.mark.parametrize("finite", range(3))
@@ -314,8 +335,9 @@ def test_a_median_over_batches_most_of_which_have_no_finite_influence_is_none(
 
     monkeypatch.setattr(outliers, "influence", some)
     found = taken("outliers", snapshot(0, norm="none"))
-    assert found["output"] == found["gradient"] == [None] * 6
-    assert found["update"] == [2.0] * 6
+    assert [v for v, mode in zip(found["output"], found["mode"], strict=True) if mode != "step"] == [None] * 6
+    assert found["gradient"] == [None] * 9
+    assert found["update"] == [2.0, 2.0, None] * 3
 
 
 def test_the_shift_and_the_smoothness_of_a_run_that_trains_are_not_zero() -> None:
@@ -326,16 +348,31 @@ def test_the_shift_and_the_smoothness_of_a_run_that_trains_are_not_zero() -> Non
     assert list(found["smoothness"]) == ["step", "loss", "loss_range", "gradient_norm", "gradient_change", "beta"]
 
 
-def test_the_smoothness_is_of_the_step_s_batch_and_learning_rate() -> None:
-    at = snapshot(0, norm="none")
+def test_the_smoothness_is_of_the_first_batches_and_the_learning_rate() -> None:
+    """The median over them, the same batches at every step."""
+    at, later = snapshot(0, norm="none"), snapshot(3, norm="none")
+    assert all(torch.equal(x, z) for (x, _), (z, _) in zip(at.batches, later.batches, strict=True))
     run = train(probed(norm="none", probes={"smoothness": 6}), CPU)
-    loss = nn.functional.cross_entropy(at.model(at.x), at.y)
-    assert run.probes["smoothness"]["loss"][0] == pytest.approx(loss.item(), rel=1e-4)
-    gradient = torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(at.model.parameters()))])
-    assert run.probes["smoothness"]["gradient_norm"][0] == pytest.approx(gradient.norm().item(), rel=1e-3)
+    losses = [nn.functional.cross_entropy(at.model(x), y) for x, y in at.batches]
+    assert run.probes["smoothness"]["loss"][0] == pytest.approx(np.median([v.item() for v in losses]), rel=1e-4)
+    slopes = [torch.autograd.grad(loss, list(at.model.parameters())) for loss in losses]
+    lengths = [torch.cat([g.flatten() for g in gradient]).norm().item() for gradient in slopes]
+    assert run.probes["smoothness"]["gradient_norm"][0] == pytest.approx(np.median(lengths), rel=1e-3)
     other = train(probed(norm="none", lr=0.1, probes={"smoothness": 6}), CPU)
     assert other.probes["smoothness"]["loss"][0] == run.probes["smoothness"]["loss"][0]
     assert other.probes["smoothness"]["loss_range"][0] > 2 * run.probes["smoothness"]["loss_range"][0]
+
+
+def test_the_training_set_is_evaluated_as_a_whole_and_in_evaluation_mode() -> None:
+    wanted = probed(**NETWORKS["dropout"], probes={"training_set": 6})
+    at, run = snapshot(0, **NETWORKS["dropout"]), train(wanted, CPU)
+    dataset = data.load(wanted.dataset, wanted.image_size)
+    images, items, _, _ = training.splits(wanted, dataset, CPU)
+    model = copy.deepcopy(at.model).eval()
+    with torch.no_grad():
+        right = torch.cat([model(x).argmax(1) == y for x, y in (images.batch(i) for i in items.split(100))])
+    assert run.probes["training_set"]["step"] == [0, 6]
+    assert run.probes["training_set"]["accuracy"][0] == pytest.approx(right.float().mean().item(), rel=1e-4)
 
 
 # --- what is kept ----------------------------------------------------------------------------------------
