@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import normcore
-from normcore import pool
+from normcore import fused_norm, pool
 
 from .helpers import assert_near, laid_out
 
@@ -477,3 +477,25 @@ def parameters_of(name: str, channels: int, dtype: torch.dtype = torch.float64, 
     """Weight, bias and the third, from the global generator."""
     sizes = [(channels,), (channels,), (2, 3 if name == "switchable" else channels)]
     return [torch.randn(size, dtype=torch.float64).to(device, dtype).requires_grad_() for size in sizes]
+
+
+def gradient_within_a_gradient(weight: Tensor, bias: Tensor, x: Tensor, dy: Tensor) -> tuple[Tensor, Tensor]:
+    """Of batch normalization, the gradient by x for dy, and the one for -dy from a backward pass of the same graph that
+    a hook runs within the first, between apply and the moments."""
+    within: list[Tensor] = []
+    outermost = True
+
+    def mix(mean: Tensor, var: Tensor) -> tuple[Tensor, ...]:
+        center, scale, shift, *_ = batch_mix(mean, var, weight, bias, None)
+        scale.register_hook(again)
+        return center, scale, shift
+
+    def again(_: Tensor) -> None:
+        nonlocal outermost
+        if outermost:
+            outermost = False
+            within.extend(torch.autograd.grad(y, x, -dy, retain_graph=True))
+
+    y = fused_norm(x, mix)[0]
+    (outer,) = torch.autograd.grad(y, x, dy, retain_graph=True)
+    return outer, within[0]

@@ -16,7 +16,18 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import normcore
 from normcore import _torch, convert_norms, functional, fused_norm, make_norm, set_engine
 
-from .formulas import CASES, FORMULAS, MIXES, assert_step, batch_mix, parameters_of, randomized, route, scattered
+from .formulas import (
+    CASES,
+    FORMULAS,
+    MIXES,
+    assert_step,
+    batch_mix,
+    gradient_within_a_gradient,
+    parameters_of,
+    randomized,
+    route,
+    scattered,
+)  # fmt: skip
 from .helpers import case, laid_out
 
 pytestmark = pytest.mark.usefixtures("seed")
@@ -131,24 +142,9 @@ def test_a_step_within_another_and_in_place_operations(name: str, monkeypatch: p
     """A backward pass of the same graph from a hook of the first, and ReLU in place behind the layer."""
     lack(name, monkeypatch)
     x, weight = torch.randn(4, 3, 5, dtype=torch.float64, requires_grad=True), torch.ones(3, dtype=torch.float64)
-    within: list[Tensor] = []
-    outermost = True
-
-    def mix(mean: Tensor, var: Tensor) -> tuple[Tensor, ...]:
-        center, scale, shift, *_ = batch_mix(mean, var, weight, weight, None)
-        scale.register_hook(again)
-        return center, scale, shift
-
-    def again(_: Tensor) -> None:
-        nonlocal outermost
-        if outermost:
-            outermost = False
-            within.extend(torch.autograd.grad(y, x, -dy, retain_graph=True))
-
-    y, dy = fused_norm(x, mix)[0], torch.randn_like(x)
-    (outer,) = torch.autograd.grad(y, x, dy, retain_graph=True)
+    dy = torch.randn_like(x)
     (expected,) = torch.autograd.grad(FORMULAS["batch"](x, weight, weight, weight), x, dy)
-    torch.testing.assert_close([outer, *within], [expected, -expected])
+    torch.testing.assert_close(gradient_within_a_gradient(weight, weight, x, dy), (expected, -expected))
     z = fused_norm(x, batch_mix, weight, weight, None)[0].relu_()
     relu = FORMULAS["batch"](x, weight, weight, weight).relu()
     torch.testing.assert_close(torch.autograd.grad(z.sum(), x), torch.autograd.grad(relu.sum(), x))

@@ -157,13 +157,13 @@ def run(
 def _run_plan(names: list[str] | None, device: str, jobs: int, time_budget: str) -> None:
     import time
 
+    from .experiments import check_how
     from .plan import perform
-    from .provenance import choose_device
     from .sweep import parse_seconds
 
     if names:
         raise UsageError(f"--plan chooses the runs by itself, got {' '.join(names)}, too")
-    choose_device(device)
+    check_how({"device": device, "jobs": jobs, "time_budget": time_budget})
     deadline = time.monotonic() + parse_seconds(time_budget)
     try:
         left = perform(device, jobs, deadline)

@@ -41,11 +41,11 @@ from scipy.signal import savgol_filter
 from scipy.stats import kendalltau
 
 from .errors import UsageError
-from .runs import Run, setting
+from .runs import HALVES, Run, setting
 
 LOSS = 0.3  # nats: the training loss that counts as converged
 TREND = 7  # points of the local parabola that is the trend of a curve (Savitzky & Golay 1964)
-SPLITS, CURVES = ("train", "batch", "test", "validation"), ("loss", "accuracy", "accuracy_a", "accuracy_b")
+SPLITS, CURVES = ("train", "batch", "test", "validation"), ("loss", "accuracy", *HALVES)
 LATE = (0.75, 1.0)  # the window where the end of a run is meant: its last quarter
 
 Window = tuple[float, float]  # after the first of these steps, up to the second
@@ -136,7 +136,7 @@ def _highest(run: Run, window: Window) -> float | None:
 
 
 def _peak(run: Run, window: Window) -> float | None:
-    a, b = (curve(run, f"test_accuracy_{half}", window) for half in "ab")
+    a, b = (curve(run, f"test_{half}", window) for half in HALVES)
     return float(b[a.argmax()] + a[b.argmax()]) / 2 if a.size and b.size else None
 
 

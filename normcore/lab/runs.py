@@ -26,6 +26,7 @@ from .probes import PROBES, Probed
 
 OPTIMIZERS = ("adam", "sgd")
 ORDERS = ("shuffled", "fixed")
+HALVES = ("accuracy_a", "accuracy_b")  # of an evaluation curve: over one half of the images and over the other
 
 
 @dataclass(frozen=True)

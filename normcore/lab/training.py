@@ -23,9 +23,8 @@ from .files import replacing
 from .images import Images, batches, foreign_images, splits
 from .outliers import Outliers
 from .provenance import provenance
-from .runs import Run, RunConfig
+from .runs import HALVES, Run, RunConfig
 
-HALVES = ("accuracy_a", "accuracy_b")  # of the evaluation curve; see evaluate
 CHECKPOINT_EVERY = 60.0  # seconds; what a killed run loses at the most
 
 
@@ -162,11 +161,8 @@ def evaluate(
             right.append(scores.argmax(1) == y)
     model.train()
     hits = torch.cat(right).double()
-    a, b = halves(hits)
-    return {
-        "loss": loss.item() / len(items), "accuracy": hits.mean().item(),
-        "accuracy_a": a.mean().item(), "accuracy_b": b.mean().item(),
-    }  # fmt: skip
+    of_halves = {name: half.mean().item() for name, half in zip(HALVES, halves(hits), strict=True)}
+    return {"loss": loss.item() / len(items), "accuracy": hits.mean().item(), **of_halves}
 
 
 def halves(values: Tensor) -> tuple[Tensor, ...]:
