@@ -11,12 +11,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import yaml
-
 from . import bench_steps, paths
 from .definitions import DEFINITIONS, Definition
 from .errors import LabError, UsageError, unknown
 from .experiments import PROFILES, find
+from .files import read_yaml
 from .predicates import (
     CONTRADICTED,
     EXACT_PREDICATES,
@@ -135,8 +134,7 @@ def _rows(part: Part, before: str = "") -> list[list[str]]:
 
 def read() -> dict[str, Any]:
     """``book/claims.yml``: the documents (``sources``) and their statements (``claims``)."""
-    text = (paths.root() / "book" / "claims.yml").read_text(encoding="utf-8")
-    found: dict[str, Any] = yaml.safe_load(text)
+    found: dict[str, Any] = read_yaml(paths.root() / "book" / "claims.yml")
     return found
 
 

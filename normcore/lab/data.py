@@ -16,14 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from filelock import FileLock
 from numpy.typing import NDArray
 from PIL import Image
 
 from . import paths, shapes
 from .errors import DataError, UsageError, unknown
-from .files import write_json
+from .files import read_yaml, write_json
 
 SPLITS = ("train", "test")
 #: what can be done to the images of a colour set, beside nothing: grey in all three channels; or each image's
@@ -88,7 +87,7 @@ class Dataset:
 
 def registry() -> dict[str, Entry]:
     """All known data sets: the registry's, and the folders of ``NORMCORE_DATA`` in the right layout."""
-    rows = yaml.safe_load((paths.root() / "data" / "datasets.yaml").read_text(encoding="utf-8"))
+    rows = read_yaml(paths.root() / "data" / "datasets.yaml")
     entries = {}
     for name, row in rows.items():
         for columns in {"columns", "hub_columns"} & set(row):

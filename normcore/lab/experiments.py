@@ -17,11 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
-import yaml
 
 from . import paths
 from .errors import DataError, LabError, ShardDone, SweepIncomplete, UsageError, unknown
-from .files import replacing
+from .files import read_yaml, replacing
 from .runs import Run, Store
 
 PROFILES = ("smoke", "quick", "half", "full")
@@ -82,7 +81,7 @@ class Experiment:
         if name not in PROFILES:
             raise unknown("profile", name, (*PROFILES, PUBLISHED))
         path = self.notebook.with_suffix(".yaml")
-        rows = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        rows = read_yaml(path) if path.is_file() else {}
         return {**self.parameters, **self.check(rows.get(name, {})), "profile": name}
 
     def profile_of(self, values: Mapping[str, Any]) -> str:

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import nbformat
 import pandas as pd
-import yaml
 from matplotlib.ticker import MaxNLocator
 
 from ..factory import NORMS
@@ -19,7 +18,7 @@ from . import catdog, figures, paths
 from .bench_steps import step_costs
 from .claims import KINDS, NOT_MEASURED, VERDICTS, Judged, judge_all, read, table_of
 from .experiments import Experiment, experiments, find
-from .files import write_text
+from .files import read_yaml, write_text
 from .markdown import badge
 from .markdown import raw as _raw
 from .markdown import table as _table
@@ -239,7 +238,7 @@ def catdog_overview() -> str:
 
 def _sections(chapter: str) -> set[str]:
     """The pages below a chapter in the table of contents."""
-    contents = yaml.safe_load((paths.root() / "book" / "_toc.yml").read_text(encoding="utf-8"))
+    contents = read_yaml(paths.root() / "book" / "_toc.yml")
     entries = [entry for part in contents["parts"] for entry in part["chapters"]]
     return {s["file"] for entry in entries if entry["file"] == chapter for s in entry.get("sections", ())}
 
