@@ -3,14 +3,18 @@
 import csv
 import io
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import nbformat
 import pytest
 
 from normcore.lab import cli
 from normcore.lab.claims import VERDICTS
+from normcore.lab.errors import UsageError
+from normcore.lab.experiments import find
 from normcore.lab.runs import Store
 
 from .helpers import made_up
@@ -67,21 +71,33 @@ def test_bad_input_is_one_line_and_exit_code_2(
 
 
 @pytest.mark.parametrize(
-    ("setting", "message"),
+    ("values", "message"),
     [
-        ("norms=[none, bm]", "unknown norm 'bm': did you mean bn?"),
-        ("dataset=digit", "unknown data set 'digit': did you mean digits?"),
-        ("rates={adan: [0.1]}", "unknown optimizer 'adan': did you mean adam?"),
-        ("batch_sizes=[9999]", "leave no batch to train on"),
-        ("rates={adam: [-1]}", "lr must be a positive number, got -1.0"),
+        ({"norms": ["none", "bm"]}, "unknown norm 'bm': did you mean bn?"),
+        ({"rates": {"adan": [0.1]}}, "unknown optimizer 'adan': did you mean adam?"),
+        ({"batch_sizes": [9999]}, "leave no batch to train on"),
+        ({"rates": {"adam": [-1]}}, "lr must be a positive number, got -1.0"),
     ],
 )
-def test_values_out_of_range_are_refused_before_anything_is_trained(setting: str, message: str, store: Path) -> None:
-    command = [sys.executable, "-m", "normcore.lab.cli", "run", "fashion-lenet", "--set", setting]
+def test_values_out_of_range_are_refused_before_anything_is_trained(
+    values: dict[str, object], message: str, store: Path
+) -> None:
+    """By the notebook's own code."""
+    experiment = find("fashion-lenet")
+    names = {**experiment.profile("smoke"), **values, "profile": "custom"}
+    cells = [c for c in nbformat.read(experiment.notebook, as_version=4).cells if c.cell_type == "code"]
+    code = "\n".join(c.source for c in cells if "parameters" not in c.metadata.get("tags", []))
+    with pytest.raises(UsageError, match=re.escape(message)):
+        exec(code, names)
+    assert not list(store.glob("fashion-lenet/*.json"))
+
+
+def test_what_the_notebook_refuses_is_one_line_of_the_command(store: Path) -> None:
+    command = [sys.executable, "-m", "normcore.lab.cli", "run", "fashion-lenet", "--set", "dataset=digit"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2, done.stderr
-    assert message in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1
+    (line,) = done.stderr.strip().splitlines()
+    assert "unknown data set 'digit': did you mean digits?" in line
     assert not list(store.glob("fashion-lenet/*.json"))
 
 
@@ -157,14 +173,14 @@ def test_what_is_there_is_listed(monkeypatch: pytest.MonkeyPatch, capsys: pytest
 
 
 def test_an_experiment_runs_from_the_command_line(store: Path) -> None:
-    """The smoke profile whole, with two runs side by side; a time budget that is too short; a shard; and going on."""
-    command = [sys.executable, "-m", "normcore.lab.cli", "run", "fashion-lenet"]
+    """An epoch a run of the smoke profile: a time budget that is too short, a shard, and two runs side by side."""
+    command = [sys.executable, "-m", "normcore.lab.cli", "run", "fashion-lenet", "--set", "epochs=1"]
     short = subprocess.run([*command, "--time-budget", "0.01s"], capture_output=True, text=True)
     assert short.returncode == 3, short.stderr
     assert "Run it again to go on." in short.stderr
     half = subprocess.run([*command, "--shard", "1/2"], capture_output=True, text=True)
     assert (half.returncode, "belongs to other shards" in half.stdout) == (0, True), half.stderr
-    done = subprocess.run([*command, "--set", "epochs=1", "--jobs", "2"], capture_output=True, text=True)
+    done = subprocess.run([*command, "--jobs", "2"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert len(Store("fashion-lenet").runs("custom")) == 4
     assert not (store.parent / "published").exists()

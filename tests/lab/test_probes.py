@@ -30,13 +30,18 @@ ALL = dict.fromkeys(PROBES, 3)
 
 @pytest.fixture(scope="module", autouse=True)
 def decoded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """One cache of data sets for all that is here: drawing the shapes takes longer than the runs. And few batches."""
+    """One cache of data sets for all that is here: drawing the shapes takes longer than the runs. And one batch."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(probes, "BATCHES", 3)
+        patch.setattr(probes, "BATCHES", 1)
         patch.setenv("NORMCORE_CACHE", str(tmp_path_factory.mktemp("cache")))
         data.load.cache_clear()
         yield
         data.load.cache_clear()
+
+
+@pytest.fixture
+def three_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probes, "BATCHES", 3)
 
 
 def probed(**changes: Any) -> RunConfig:
@@ -173,6 +178,7 @@ def snapshot(steps: int = 0, **changes: Any) -> Snapshot:
     return seen[-1]
 
 
+@pytest.mark.usefixtures("three_batches")
 @pytest.mark.parametrize("name", ["none", "bn", "brn", "rbn", "vbn", "sgd", "foreign images"])
 def test_the_network_after_the_step_is_the_one_that_the_run_goes_on_with(name: str) -> None:
     """With the moments that the optimizer has by then."""
@@ -276,6 +282,7 @@ def test_outliers_are_of_the_kinds_that_there_are_images_for() -> None:
     assert without["mode"] == ["train", "eval", "step"] * 4
 
 
+@pytest.mark.usefixtures("three_batches")
 @pytest.mark.parametrize("norm", ["none", "bn", "vbn"])
 def test_the_influence_of_an_outlier_is_the_median_over_batches_of_held_images(norm: str) -> None:
     """Of the first of them, each as large as the run's."""
@@ -294,6 +301,7 @@ def test_the_influence_of_an_outlier_is_the_median_over_batches_of_held_images(n
                 assert found[name][3 * place + mode] == pytest.approx(median, rel=1e-4)
 
 
+@pytest.mark.usefixtures("three_batches")
 @pytest.mark.parametrize("norm", ["none", "bn", "vbn"])
 def test_the_influence_of_a_step_is_what_the_optimizer_makes_of_an_outlier(norm: str) -> None:
     """Of ten times the contrast, in the scores of all held images at evaluation, the median over three batches."""
@@ -322,6 +330,7 @@ def test_the_influence_is_measured_on_fewer_held_images_than_a_batch_has_too() -
     assert len(run.probes["outliers"]["update"]) == 2 * 3 * 3
 
 
+@pytest.mark.usefixtures("three_batches")
 @pytest.mark.parametrize("finite", range(3))
 def test_a_median_over_batches_most_of_which_have_no_finite_influence_is_none(
     finite: int, monkeypatch: pytest.MonkeyPatch
@@ -348,6 +357,7 @@ def test_the_shift_and_the_smoothness_of_a_run_that_trains_are_not_zero() -> Non
     assert list(found["smoothness"]) == ["step", "loss", "loss_range", "gradient_norm", "gradient_change", "beta"]
 
 
+@pytest.mark.usefixtures("three_batches")
 def test_the_smoothness_is_of_the_first_batches_and_the_learning_rate() -> None:
     """The median over them, the same batches at every step."""
     at, later = snapshot(0, norm="none"), snapshot(3, norm="none")

@@ -260,7 +260,7 @@ def test_killed_in_mid_run_a_re_run_finishes(store: Path) -> None:
 
 
 def test_two_processes_on_one_sweep_lose_and_corrupt_nothing(store: Path) -> None:
-    wanted = [config(seed=seed, steps=200, log_every=100) for seed in range(6)]
+    wanted = [config(seed=seed, steps=100, log_every=50) for seed in range(4)]
     processes = [_process(wanted, 1), _process(list(reversed(wanted)), 1)]
     assert [p.wait(timeout=240) for p in processes] == [0, 0]
     shared = Store("trial")
