@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from . import own
 from .layers import (
     BatchNorm,
     BatchRenorm,
@@ -75,12 +76,13 @@ def make_norm(name: str, num_channels: int, **options: Any) -> nn.Module:
             :class:`GroupNorm` (by default the largest number of groups up to 32 that divides the channels and
             leaves two in a group), ``rms`` :class:`RMSNorm`, ``lrn`` :class:`LocalResponseNorm`, ``sn``
             :class:`SwitchableNorm`, ``brn`` :class:`BatchRenorm`, ``rbn`` :class:`ReferenceBatchNorm`, ``vbn``
-            :class:`VirtualBatchNorm`, ``fnbb`` :class:`FullNormBB`, ``fnbl`` :class:`FullNormBL`.
+            :class:`VirtualBatchNorm`, ``fnbb`` :class:`FullNormBB`, ``fnbl`` :class:`FullNormBL`. Or one's own layer,
+            ``mine.py:MyNorm`` or ``package.module:MyNorm``: what takes the number of channels and gives a layer.
         num_channels: C of the input (N, C, *spatial).
         options: passed to the layer.
 
     Raises:
-        ValueError: unknown name; the message lists the known ones and the closest.
+        ValueError: unknown name; the message lists the known ones and the closest. Or see :func:`normcore.own.load`.
 
     >>> make_norm("bn", 16)
     BatchNorm(16, eps=1e-05, affine=True, momentum=0.1, track_running_stats=True)
@@ -91,7 +93,9 @@ def make_norm(name: str, num_channels: int, **options: Any) -> nn.Module:
 
 
 def maker_of(name: str) -> Callable[..., nn.Module]:
-    """The entry of ``NORMS``; an unknown name raises the ValueError of :func:`make_norm`."""
+    """The entry of ``NORMS``, or what :func:`normcore.own.load` finds; else the ValueError of :func:`make_norm`."""
+    if ":" in name:
+        return own.load(name)
     if name not in NORMS:
         close = difflib.get_close_matches(name, NORMS, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""

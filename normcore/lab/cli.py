@@ -390,6 +390,44 @@ def layers(
 
 
 @app.command()
+def check(
+    layer: Annotated[str, typer.Argument(help="mine.py:MyNorm, package.module:MyNorm, or one of normcore's names.")],
+    options: Annotated[str, typer.Option(help="The layer's options as JSON, such as '{\"num_groups\": 4}'.")] = "{}",
+) -> None:
+    """Put a layer through what a normalizer has to stand, and show what its output depends on (seconds)."""
+    from functools import partial
+
+    from ..factory import make_norm, maker_of
+    from ..testing import FAILED, dependences, examine
+
+    given = _options(options)
+    try:
+        make = partial(maker_of(layer), **given)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    checks = examine(make)
+    _show([{"check": c.name, "outcome": c.outcome, "found": c.says} for c in checks])
+    failed = sum(c.outcome == FAILED for c in checks)
+    if len(checks) > 1:  # it can be made and called
+        beside = {layer: make, **{name: partial(make_norm, name) for name in ("bn", "ln", "in", "gn")}}
+        console.print("How much the output changes, relative to its length, with:")
+        _show([{"layer": name, **{k: f"{v:.3f}" for k, v in dependences(m).items()}} for name, m in beside.items()])
+    if failed:
+        console.print(f"{failed} of {len(checks)} checks failed")
+        raise typer.Exit(1)
+
+
+def _options(text: str) -> dict[str, Any]:
+    try:
+        given = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UsageError(f"--options takes JSON, such as '{{\"num_groups\": 4}}', got {text!r}: {error}") from None
+    if not isinstance(given, dict):
+        raise UsageError(f"--options takes names and values, such as '{{\"num_groups\": 4}}', got {text!r}")
+    return given
+
+
+@app.command()
 def book() -> None:
     """Write the generated parts of the book's pages from the results (part of `make book`)."""
     from .pages import generate

@@ -55,6 +55,8 @@ def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *w
         (["run"], "nothing to run: name experiments, or all, or give --plan"),
         (["run", "fashion-lenet", "--plan"], "--plan chooses the runs by itself, got fashion-lenet, too"),
         (["run", "fashion-lenet", "--time-budget", "soon"], "a time budget is a positive number and s, m or h"),
+        (["check", "bm"], "unknown norm 'bm'"),
+        (["check", "nine.py:Mine"], "there is no file nine.py"),
         (["page", "notebooks/normalizers/bm.ipynb"], "no notebook notebooks/normalizers/bm.ipynb here"),
         (["results", "fashion-lent"], "unknown experiment 'fashion-lent': did you mean fashion-lenet?"),
         (["results", "fashion-lenet", "--profile", "fast"], "unknown profile 'fast'"),
@@ -146,6 +148,38 @@ def test_results_show_what_differs_between_runs_of_a_normalizer(
     assert header.split()[:6] == ["norm", "optimizer", "lr", "batch_size", "outliers", "seed"]
     assert [line.split()[4] for line in lines if line.strip()] == ["0", "0.25"] * 2
     assert "linear_norm" not in header, "it follows from the normalizer"
+
+
+def test_a_layer_of_one_s_own_is_checked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine.py").write_text(MINE)
+    code, out, _ = call(monkeypatch, capsys, "check", f"{tmp_path}/mine.py:Doubled", "--options", '{"factor": 3}')
+    assert code == 0
+    assert "failed" not in out
+    assert "other samples" in out
+    code, out, _ = call(monkeypatch, capsys, "check", f"{tmp_path}/mine.py:Unfinished")
+    assert code == 1
+    assert "NotImplementedError" in out or "it refuses each of them" in out
+    code, _, err = call(monkeypatch, capsys, "check", f"{tmp_path}/mine.py:Doubled", "--options", "[1]")
+    assert (code, err.count("\n")) == (2, 1)
+
+
+MINE = """
+from torch import nn
+
+class Doubled(nn.Module):
+    def __init__(self, channels, factor=2.0):
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x):
+        return self.factor * x
+
+class Unfinished(nn.Module):
+    def __init__(self, channels):
+        super().__init__()
+"""
 
 
 def test_claims_are_all_listed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
