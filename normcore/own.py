@@ -47,8 +47,13 @@ def _module(where: str) -> ModuleType:
     try:
         return _from_file(path) if path.suffix == ".py" else importlib.import_module(where)
     except Exception as error:  # whatever somebody's module raises
-        words = str(error).strip().splitlines() or ["no message"]
-        raise ValueError(f"{where} cannot be imported: {type(error).__name__}: {words[0]}") from error
+        raise ValueError(f"{where} cannot be imported: {in_words(error)}") from error
+
+
+def in_words(error: Exception) -> str:
+    """What somebody's code raised, in one line."""
+    lines = str(error).strip().splitlines() or ["no message"]
+    return f"{type(error).__name__}: {lines[0]}"
 
 
 def _from_file(path: Path) -> ModuleType:

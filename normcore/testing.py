@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from .own import in_words
+
 __all__ = ["Check", "check_norm", "dependences", "examine"]
 
 #: makes the layer from its number of channels
@@ -21,7 +23,8 @@ MakeNorm = Callable[[int], nn.Module]
 CHANNELS = 8
 SHAPES = {"(N, C)": (6, CHANNELS), "(N, C, L)": (4, CHANNELS, 5), "(N, C, H, W)": (4, CHANNELS, 3, 4),
           "(N, C, D, H, W)": (3, CHANNELS, 2, 3, 2)}  # fmt: skip
-FLAT = "(N, C)"
+ALL = tuple(SHAPES)
+FLAT, SPATIAL = ALL[:1], ALL[1:]
 ROUNDING = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}  # of the largest value
 FAR = 1e4  # an offset that leaves single precision four digits of a standard deviation of 1
 PASSED, FAILED, SKIPPED = "passed", "failed", "skipped"
@@ -74,19 +77,16 @@ def examine(make: MakeNorm) -> list[Check]:
     except _Wrong as wrong:
         return [Check("it is made from the number of channels", FAILED, str(wrong))]
     if not shapes:
-        refused = Check("it takes (N, C, L), (N, C, H, W) or (N, C, D, H, W)", FAILED, "it refuses each of them")
-        return [refused]
-    return [_outcome(name, check, make, shapes) for name, check in CHECKS.items()]
+        return [Check("it takes (N, C, L), (N, C, H, W) or (N, C, D, H, W)", FAILED, "it refuses each of them")]
+    return [_outcome(name, make, shapes) for name in CHECKS]
 
 
-def _outcome(
-    name: str, check: Callable[[MakeNorm, tuple[int, ...]], None], make: MakeNorm, shapes: dict[str, tuple[int, ...]]
-) -> Check:
-    asked = [shape for shape in shapes if (shape == FLAT) is (check is _behind_a_linear_layer)]
-    asked = list(shapes) if check in (_shape, _evaluation, _gradients) else asked
-    if not asked:
-        return Check(name, SKIPPED, "it refuses (N, C)" if check is _behind_a_linear_layer else "it takes (N, C) alone")
-    for shape in asked:
+def _outcome(name: str, make: MakeNorm, shapes: dict[str, tuple[int, ...]]) -> Check:
+    check, asked = CHECKS[name]
+    taken = [shape for shape in asked if shape in shapes]
+    if not taken:
+        return Check(name, SKIPPED, f"it refuses {', '.join(asked)}")
+    for shape in taken:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             try:
@@ -94,12 +94,8 @@ def _outcome(
             except _Wrong as wrong:
                 return Check(name, FAILED, f"{shape}: {wrong}")
             except Exception as error:  # whatever somebody's layer raises
-                return Check(name, FAILED, f"{shape}: {_in_words(error)}")
+                return Check(name, FAILED, f"{shape}: {in_words(error)}")
     return Check(name, PASSED)
-
-
-def _in_words(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}"
 
 
 def _layer(make: MakeNorm, dtype: torch.dtype = torch.float64) -> nn.Module:
@@ -107,7 +103,7 @@ def _layer(make: MakeNorm, dtype: torch.dtype = torch.float64) -> nn.Module:
     try:
         layer = make(CHANNELS)
     except Exception as error:  # whatever somebody's layer raises
-        raise _Wrong(_in_words(error)) from error
+        raise _Wrong(in_words(error)) from error
     if not isinstance(layer, nn.Module):
         raise _Wrong(f"it is a {type(layer).__name__}, not a torch.nn.Module")
     layer = layer.double()
@@ -194,7 +190,7 @@ def _gradients(make: MakeNorm, shape: tuple[int, ...]) -> None:
                 right = check(call, given, fast_mode=True, raise_exception=True)
             except RuntimeError as error:
                 raise _Wrong(
-                    f"the {order} derivatives in {mode} are not those of the outputs ({_in_words(error)})"
+                    f"the {order} derivatives in {mode} are not those of the outputs ({in_words(error)})"
                 ) from None
             assert right
 
@@ -323,20 +319,21 @@ def _behind_a_linear_layer(make: MakeNorm, shape: tuple[int, ...]) -> None:
         )
 
 
-CHECKS: dict[str, Callable[[MakeNorm, tuple[int, ...]], None]] = {
-    "the output has the input's shape and type": _shape,
-    "evaluation changes no state": _evaluation,
-    "first and second derivatives, in double precision": _gradients,
-    "every memory format gives the same": _memory_formats,
-    "single precision is near double": _single_precision,
-    "so it is far from zero": _far_from_zero,
-    "half precision is near double": _half_precision,
-    "constant channels give finite outputs and gradients": _constant,
-    "one sample, none, or one position: an output or a ValueError": _few_values,
-    "state_dict, deepcopy and pickle keep what it computes": _state,
-    "torch.compile takes it in one graph": _compiled,
-    "torch.export takes it": _exported,
-    "behind a linear layer its output depends on its input": _behind_a_linear_layer,
+#: what is asked -> the check, and the inputs that it is asked of
+CHECKS: dict[str, tuple[Callable[[MakeNorm, tuple[int, ...]], None], tuple[str, ...]]] = {
+    "the output has the input's shape and type": (_shape, ALL),
+    "evaluation changes no state": (_evaluation, ALL),
+    "first and second derivatives, in double precision": (_gradients, ALL),
+    "every memory format gives the same": (_memory_formats, SPATIAL),
+    "single precision is near double": (_single_precision, SPATIAL),
+    "so it is far from zero": (_far_from_zero, SPATIAL),
+    "half precision is near double": (_half_precision, SPATIAL),
+    "constant channels give finite outputs and gradients": (_constant, SPATIAL),
+    "one sample, none, or one position: an output or a ValueError": (_few_values, SPATIAL),
+    "state_dict, deepcopy and pickle keep what it computes": (_state, SPATIAL),
+    "torch.compile takes it in one graph": (_compiled, SPATIAL),
+    "torch.export takes it": (_exported, SPATIAL),
+    "behind a linear layer its output depends on its input": (_behind_a_linear_layer, FLAT),
 }
 
 

@@ -14,6 +14,28 @@ HALF = [torch.bfloat16, torch.float16]
 # half a unit in the last place and what a short computation adds to it
 ROUNDING = {torch.float64: 1e-11, torch.float32: 2e-5, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
 
+# a file of one's own, with a layer, a function, a layer that is not finished, and what is no layer
+MINE = """
+from torch import nn
+
+class Mine(nn.Module):
+    def __init__(self, channels, factor=2.0):
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x):
+        return self.factor * x
+
+def made(channels):
+    return Mine(channels, 3.0)
+
+class Unfinished(nn.Module):
+    def __init__(self, channels):
+        super().__init__()
+
+NUMBER = 3
+"""
+
 
 def laid_out(x: Tensor, layout: str) -> Tensor:
     """x in another layout; expanded: its first instance, with stride 0 in place of the others."""

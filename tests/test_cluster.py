@@ -68,13 +68,11 @@ def test_shards_run_side_by_side_and_give_the_same_bits(slurm: dict[str, str], t
 
 
 def _jobs(env: dict[str, str]) -> dict[str, tuple[str, str]]:
-    """Comment -> the first start and the last end of its jobs, which are several where one was sent again."""
+    """Comment -> start and end, for every job that the controller knows; of one that was sent again, of its first."""
     text = subprocess.run(["scontrol", "--oneliner", "show", "job"], env=env, capture_output=True, text=True).stdout
     rows = [dict(re.findall(r"(\w+)=(\S*)", line)) for line in text.splitlines()]
-    sent: dict[str, list[tuple[str, str]]] = {}
-    for row in rows:
-        sent.setdefault(row["Comment"], []).append((row["StartTime"], row["EndTime"]))
-    return {name: (min(start for start, _ in jobs), max(end for _, end in jobs)) for name, jobs in sent.items()}
+    rows.sort(key=lambda row: int(row["JobId"]), reverse=True)
+    return {row["Comment"]: (row["StartTime"], row["EndTime"]) for row in rows}
 
 
 def _results(folder: Path) -> dict[str, Any]:

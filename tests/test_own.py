@@ -11,22 +11,7 @@ from torch import nn
 from normcore import convert_norms, make_norm
 from normcore.own import load
 
-MINE = """
-from torch import nn
-
-class Mine(nn.Module):
-    def __init__(self, channels, factor=2.0):
-        super().__init__()
-        self.factor = factor
-
-    def forward(self, x):
-        return self.factor * x
-
-def made(channels):
-    return Mine(channels, 3.0)
-
-NUMBER = 3
-"""
+from .helpers import MINE
 
 
 @pytest.fixture
@@ -61,7 +46,7 @@ def test_a_model_is_converted_to_it(mine: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "reference", "says"),
     [
-        (MINE, "mine.py:Other", "there is no Other in .*; it has Mine, made"),
+        (MINE, "mine.py:Other", "there is no Other in .*; it has Mine, Unfinished, made"),
         (MINE, "mine.py:NUMBER", "NUMBER in .* is neither a class of torch.nn.Module nor a function"),
         (MINE, "mine.py:", "file.py:Name or package.module:Name"),
         (MINE, "nine.py:Mine", "there is no file .*nine.py"),

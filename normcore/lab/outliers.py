@@ -27,6 +27,11 @@ def outlying(x: Tensor, kind: str, foreign: Tensor) -> Tensor:
     return x + NOISE * torch.randn_like(x) if kind == "noise" else foreign
 
 
+def first_outlying(x: Tensor, kind: str, foreign: Tensor) -> Tensor:
+    """The batch with its first image an outlier; see :func:`outlying`."""
+    return torch.cat([outlying(x[:1], kind, foreign[:1]), x[1:]])
+
+
 @dataclass(frozen=True)
 class Outliers:
     """A share of a data set that is outlying, always the same images; their labels stay.
@@ -71,7 +76,7 @@ def influence(
         of the gradient of the other images' loss; ``update``, of the gradient of the whole batch's loss, which is what
         the optimizer is given.
     """
-    x_after = torch.cat([outlying(x[:1], kind, foreign[:1]), x[1:]])
+    x_after = first_outlying(x, kind, foreign)
     rows: list[dict[str, float | str]] = []
     for mode in ("train", "eval"):
 
@@ -116,8 +121,7 @@ def influence_of_a_step(
         with torch.no_grad():
             return forward(network, others).flatten()
 
-    x_after = torch.cat([outlying(x[:1], kind, foreign[:1]), x[1:]])
-    return _change(scores(x), scores(x_after))
+    return _change(scores(x), scores(first_outlying(x, kind, foreign)))
 
 
 def _others(forward: Forward, model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:

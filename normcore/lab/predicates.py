@@ -27,7 +27,7 @@ from scipy import special, stats
 from . import bench_steps, catdog
 from .errors import UsageError, unknown
 from .figures import label
-from .measures import SMALLEST_LOG2, curve, measure, smallest, value, window
+from .measures import curve, measure, smallest, value, window
 from .runs import Run, RunConfig
 from .stats import (
     ALPHA,
@@ -388,7 +388,7 @@ def select(runs: Sequence[Run], variant: Variant, where: Mapping[str, Any] | Non
 Value = Callable[[Run], float | None]
 
 
-def _reader(metric: str, within: Mapping[str, Any], among: Sequence[Run], *, log: bool = False) -> Value:
+def _reader(metric: str, within: Mapping[str, Any], among: Sequence[Run]) -> Value:
     """The measure of a run in the window; ``shared`` is of the images that all of ``among`` have seen."""
     within = dict(within)
     if "shared" in within:
@@ -396,8 +396,7 @@ def _reader(metric: str, within: Mapping[str, Any], among: Sequence[Run], *, log
         within["samples"] = [share * seen for share in within.pop("shared")]
 
     def read(run: Run) -> float | None:
-        number = value(run, metric, window(run, **within))
-        return math.log2(number) if log and number else number
+        return value(run, metric, window(run, **within))
 
     return read
 
@@ -669,7 +668,8 @@ def trend(
         if name_ is not None
     }
     among = [run for sweep in chosen.values() for part in sweep for run in part]
-    read = _reader(metric, within, among, log=log)
+    measured = f"log2({metric})" if log else metric
+    read = _reader(measured, within, among)
     x = np.log2(np.asarray(values, dtype=float))
     slope = (x - x.mean()) / ((x - x.mean()) ** 2).sum()
     terms = [(float(w), own) for w, own in zip(slope, chosen["own"], strict=True)]
@@ -678,7 +678,7 @@ def trend(
     what += f", less that of {_named(against)}" if against is not None else ""
     tie = 0.0
     if (low, high) in ((0, math.inf), (-math.inf, 0)) and not strict:
-        tie = (SMALLEST_LOG2 if log else _tie(metric, read, among)) / float(np.ptp(x))
+        tie = _tie(measured, read, among) / float(np.ptp(x))
     return _tested(says, what, _contrast(runs, terms, read, metric, what), low, high, tie)
 
 

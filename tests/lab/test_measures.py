@@ -274,6 +274,13 @@ def test_kendall_s_tau_says_whether_a_curve_rises() -> None:
     assert (value(whole, "tau[test_accuracy]"), value(whole, "tau_p[test_accuracy]")) == (0, 1)
 
 
+def test_the_logarithm_of_a_measure_makes_a_factor_a_difference() -> None:
+    eight, four, none = (made_up("bn", 0, [loss] * 4, [0.5] * 4) for loss in (8.0, 4.0, 0.0))
+    assert [value(run, "log2(train_loss)") for run in (eight, four, none)] == [3, 2, None]
+    assert value(eight, "log2(steps_to_loss[0.5])") == pytest.approx(np.log2(eight.config.steps))
+    assert smallest("log2(train_loss)", 8.0) == measures.SMALLEST_LOG2
+
+
 def test_every_smallest_effect_is_of_a_measure() -> None:
     plain = {f"{split}_{name}" for split in measures.SPLITS for name in ("loss", "accuracy")}
     of_probes = {"training_set.accuracy", "training_set.loss"}
