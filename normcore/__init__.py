@@ -21,7 +21,7 @@ from .layers import (
     VirtualBatchNorm,
     reference_pass,
 )
-from .models import convert_norms, freeze_norms, recalibrate
+from .surgery import convert_norms, freeze_norms, recalibrate
 
 __all__ = [
     "NORMS",

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from .own import in_words
 
-__all__ = ["Check", "check_norm", "dependences", "examine"]
+__all__ = ["Check", "check_norm", "dependences", "examine", "first_look"]
 
 #: makes the layer from its number of channels
 MakeNorm = Callable[[int], nn.Module]
@@ -63,6 +63,28 @@ def check_norm(make: MakeNorm) -> None:
     """
     failed = [f"{check.name}: {check.says}" for check in examine(make) if check.outcome == FAILED]
     assert not failed, "\n".join(failed)
+
+
+def first_look(make: MakeNorm) -> None:
+    """Make the layer and call it once in each mode.
+
+    Args:
+        make: makes the layer from its number of channels.
+
+    Raises:
+        ValueError: what is wrong, in words; what the layer raised is the cause.
+    """
+    try:
+        layer = _layer(make)
+        shape = next((shape for shape in SHAPES.values() if _taken(layer, shape)), None)
+        if shape is None:
+            layer(torch.randn(SHAPES["(N, C, H, W)"], dtype=torch.float64))
+        else:
+            _shape(make, shape)
+    except _Wrong as wrong:
+        raise ValueError(str(wrong)) from wrong.__cause__
+    except Exception as error:  # whatever somebody's layer raises
+        raise ValueError(f"it takes none of {', '.join(SHAPES)}: {in_words(error)}") from error
 
 
 def examine(make: MakeNorm) -> list[Check]:

@@ -40,11 +40,11 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("NORMCORE_RESULTS", str(tmp_path / "results"))
     monkeypatch.setenv("NORMCORE_PUBLISHED", str(tmp_path / "published"))
     monkeypatch.setenv("NORMCORE_CACHE", str(tmp_path / "cache"))
-    from normcore.lab import data
+    from normcore.lab.tasks import datasets
 
-    data.load.cache_clear()
+    datasets.load.cache_clear()
     yield tmp_path / "results"
-    data.load.cache_clear()
+    datasets.load.cache_clear()
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ train = True
 ENDLESS = """
 from pathlib import Path
 from normcore.lab.runs import RunConfig, Store
-from normcore.lab.sweep import sweep
+from normcore.lab.runs.sweep import sweep
 
 small = dict(dataset="digits", image_size=14, model="lenet5", norm="none", lr=0.01, batch_size=32)
 steps = 10**7 if Path("endless").exists() else 2

@@ -1,6 +1,6 @@
 """The protocol of document S0, cats and dogs, shared by its experiments.
 
-Two classes of colour images; the network ``catdog`` of :mod:`normcore.lab.models`; Adam; 20 evaluations on the
+Two classes of colour images; the network ``catdog`` of :mod:`normcore.lab.tasks.networks`; Adam; 20 evaluations on the
 whole test set, evenly spaced (the source has 20,000 steps and a point each 1,000), and 200 points of the training
 curve.
 
@@ -19,14 +19,15 @@ from typing import Any
 
 import pandas as pd
 
+from .config import RunConfig, grid
 from .errors import UsageError
-from .figures import Html, show
-from .measures import measured
-from .plots import draw_plane
-from .runs import Run, RunConfig, grid
+from .figures.charts import draw_plane
+from .figures.look import Html, show
+from .runs.store import Run
+from .runs.variants import renorm_schedule
 from .stats import spread
-from .tables import curves
-from .variants import renorm_schedule
+from .verdicts.measures import measured
+from .verdicts.tables import curves
 
 LR, BATCH_SIZE = 1e-4, 16  # the source's, unless it sweeps them
 
@@ -82,7 +83,7 @@ def configs(
         seeds: how many.
         points: evaluations on the test set, evenly spaced.
         num_groups: of the group normalizations among them, in place of their own.
-        further: fields of :class:`normcore.lab.runs.RunConfig`.
+        further: fields of :class:`normcore.lab.config.RunConfig`.
     """
     every = {"eval_every": -(-steps // points), "log_every": -(-steps // 200)}
     common = {"dataset": dataset, "image_size": image_size, "model": "catdog", "lr": lr, "batch_size": batch_size,
@@ -136,7 +137,7 @@ def overview(measures: pd.DataFrame, costs: pd.DataFrame, note: str) -> Html:
 
     Args:
         measures: as of :func:`tables`, at one batch size.
-        costs: as of :func:`normcore.lab.bench_steps.step_costs`.
+        costs: as of :func:`normcore.lab.bench.steps.step_costs`.
         note: what the runs are, for the caption.
     """
     cost = costs.set_index("variant")["of_none"]

@@ -4,7 +4,9 @@ import json
 import os
 import shutil
 import sys
+import traceback
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,6 +27,8 @@ console = Console() if sys.stdout.isatty() else Console(width=160)
 AsJson = Annotated[bool, typer.Option("--json", help="As JSON.")]
 AsCsv = Annotated[bool, typer.Option("--csv", help="As CSV.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Options = Annotated[str, typer.Option(help="The layer's options as JSON, such as '{\"num_groups\": 4}'.")]
+Verbose = Annotated[bool, typer.Option("--verbose", help="Show what a layer of your own raised, with its traceback.")]
 To = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the numbers there.")]
 
 
@@ -51,6 +55,8 @@ def main() -> None:
 
 
 def _fail(error: Exception, code: int) -> None:
+    if "--verbose" in sys.argv and error.__cause__:
+        traceback.print_exception(error.__cause__)
     print(" ".join(str(error).split()), file=sys.stderr)
     sys.exit(code)
 
@@ -73,8 +79,8 @@ def _cell(value: Any) -> str:
 def list_experiments(as_json: AsJson = False) -> None:
     """List the experiments, and the profiles of which results are there: published ones, and your own."""
     from . import paths
-    from .experiments import CUSTOM, PROFILES, experiments
-    from .runs import Store
+    from .runs.experiments import CUSTOM, PROFILES, experiments
+    from .runs.store import Store
 
     rows = []
     for name, experiment in experiments().items():
@@ -87,9 +93,9 @@ def list_experiments(as_json: AsJson = False) -> None:
 
 
 def _changes(settings: list[str]) -> dict[str, Any]:
-    from .experiments import HOW
+    from .runs.experiments import HOW
 
-    changes = {}
+    changes: dict[str, Any] = {}
     for setting in settings:
         name, equals, value = setting.partition("=")
         if not equals:
@@ -104,7 +110,33 @@ def _changes(settings: list[str]) -> dict[str, Any]:
             pass
         except yaml.YAMLError as error:
             raise UsageError(f"--set {setting}: the value is not YAML ({error})") from None
-    return changes
+    return {name: _with_own(value) for name, value in changes.items()}
+
+
+def _with_own(value: Any) -> Any:
+    """A parameter's value whose layers of one's own are tried out, and named so that they are found from anywhere."""
+    from .. import own
+
+    if isinstance(value, list):
+        return [_with_own(item) for item in value]
+    if not (isinstance(value, str) and own.is_own(value)):
+        return value
+    return _own(value, {})
+
+
+def _own(reference: str, options: Mapping[str, Any]) -> str:
+    """A layer of one's own, tried out, pinned to its source, its file named from the repository or the root."""
+    from .. import own
+    from . import paths
+    from .runs.training import try_out
+
+    try:
+        pinned = own.pin(reference)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    try_out(pinned, options)
+    where, _, name = pinned.rpartition(":")
+    return f"{paths.named(Path(where))}:{name}" if where.endswith(".py") else pinned
 
 
 @app.command()
@@ -125,6 +157,7 @@ def run(
         bool,
         typer.Option("--plan", help="Instead: the runs of `normcore claims --plan`, in its order."),
     ] = False,
+    verbose: Verbose = False,
 ) -> None:
     """Run experiments by papermill: what is neither published nor among your own results. Those go to NORMCORE_RESULTS
     (by default the folder results), the executed notebooks to _build/runs."""
@@ -132,7 +165,7 @@ def run(
         return _run_plan(names, device, jobs, time_budget)
     if not names:
         raise UsageError("nothing to run: name experiments, or all, or give --plan")
-    from .experiments import experiments, find
+    from .runs.experiments import experiments, find
 
     chosen = list(experiments().values()) if names == ["all"] else [find(name) for name in names]
     how = {"device": device, "fresh": fresh, "jobs": jobs, "shard": shard, "time_budget": time_budget, "train": train}
@@ -157,9 +190,9 @@ def run(
 def _run_plan(names: list[str] | None, device: str, jobs: int, time_budget: str) -> None:
     import time
 
-    from .experiments import check_how
-    from .plan import perform
-    from .sweep import parse_seconds
+    from .runs.experiments import check_how
+    from .runs.sweep import parse_seconds
+    from .verdicts.plan import perform
 
     if names:
         raise UsageError(f"--plan chooses the runs by itself, got {' '.join(names)}, too")
@@ -179,7 +212,7 @@ def page(
     to: Annotated[Path, typer.Option(help="Folder for the executed notebook.")] = Path("_build/pages"),
 ) -> None:
     """Execute a page of the book that is a notebook but no experiment (part of `make book`)."""
-    from .experiments import execute
+    from .runs.experiments import execute
 
     if not notebook.is_file():
         raise UsageError(f"no notebook {notebook} here")
@@ -200,9 +233,9 @@ def results(
     most often asked for, and what differs between runs of a normalizer."""
     from . import paths
     from .errors import unknown
-    from .experiments import CUSTOM, PROFILES, PUBLISHED, find
-    from .runs import Store
-    from .tables import differences, table
+    from .runs.experiments import CUSTOM, PROFILES, PUBLISHED, find
+    from .runs.store import Store
+    from .verdicts.tables import differences, table
 
     experiment = find(name)
     store = Store(name, paths.published() if profile == PUBLISHED else None)
@@ -243,8 +276,8 @@ def publish(
     from tempfile import TemporaryDirectory
 
     from . import paths
-    from .experiments import find
     from .publish import offer
+    from .runs.experiments import find
 
     with TemporaryDirectory() as scratch:
         made = offer(find(name), profile, Path(scratch), mixed=mixed, replace=replace)
@@ -265,10 +298,10 @@ def claims(
     planned: Annotated[bool, typer.Option("--plan", help="The runs that would decide the undecided.")] = False,
 ) -> None:
     """Every statement of the five documents with its verdict, computed from the results."""
-    from .claims import judge_all
+    from .verdicts.claims import judge_all
 
     if planned:
-        from .plan import plan
+        from .verdicts.plan import plan
 
         proposals = [proposal.to_json() for proposal in plan()]
         shown = [{k: v for k, v in p.items() if k not in ("keys", "reason")} for p in proposals]
@@ -283,7 +316,7 @@ def claims(
 @app.command()
 def data(as_json: AsJson = False) -> None:
     """What data set is found where, and how to get what is missing."""
-    from .data import registry, where
+    from .tasks.datasets import registry, where
 
     rows = []
     for name, entry in registry().items():
@@ -348,8 +381,8 @@ def training(
     rounds: Annotated[int, typer.Option(min=1, help="Rounds that the loops take turns in.")] = 15,
 ) -> None:
     """Our training loop, a plain DataLoader loop, and the floor, on the same models and batch sizes (minutes)."""
-    from .bench_training import side_by_side
-    from .bench_training import training as measure
+    from .bench.loop import side_by_side
+    from .bench.loop import training as measure
 
     found = measure(device, batch_size, rounds)
     _measured(found, to, "Images a second, medians of ratios within a round, and memory:", side_by_side(found))
@@ -364,8 +397,8 @@ def steps(
     batch_size: Annotated[int, typer.Option(min=2)] = 16,
 ) -> None:
     """Time and memory of one optimizer step of the network catdog with every normalizer (minutes)."""
-    from .bench_steps import rows
-    from .bench_steps import steps as measure
+    from .bench.steps import rows
+    from .bench.steps import steps as measure
 
     found = measure(device, rounds, image_size=image_size, batch_size=batch_size)
     title = f"A step of catdog, {image_size} px, batch {batch_size}: medians, ratios within a round:"
@@ -379,8 +412,8 @@ def layers(
     rounds: Annotated[int, typer.Option(min=1, help="Rounds that the layers take turns in.")] = 21,
 ) -> None:
     """Forward and backward of every layer against nn.BatchNorm2d, its torch twin and the memory floor (minutes)."""
-    from .bench_layers import layers as measure
-    from .bench_layers import side_by_side
+    from .bench.layers import layers as measure
+    from .bench.layers import side_by_side
 
     found = measure(device, rounds)
     _measured(found, to, "Times as multiples of nn.BatchNorm2d's:", side_by_side(found, "to_batch_norm"))
@@ -392,15 +425,19 @@ def layers(
 @app.command()
 def check(
     layer: Annotated[str, typer.Argument(help="mine.py:MyNorm, package.module:MyNorm, or one of normcore's names.")],
-    options: Annotated[str, typer.Option(help="The layer's options as JSON, such as '{\"num_groups\": 4}'.")] = "{}",
+    options: Options = "{}",
+    verbose: Verbose = False,
 ) -> None:
     """Put a layer through what a normalizer has to stand, and show what its output depends on (seconds)."""
     from functools import partial
 
+    from .. import own
     from ..factory import make_norm, maker_of
     from ..testing import FAILED, dependences, examine
 
     given = _options(options)
+    if own.is_own(layer):
+        _own(layer, given)
     try:
         make = partial(maker_of(layer), **given)
     except ValueError as error:
@@ -430,7 +467,7 @@ def _options(text: str) -> dict[str, Any]:
 @app.command()
 def book() -> None:
     """Write the generated parts of the book's pages from the results (part of `make book`)."""
-    from .pages import generate
+    from .book.pages import generate
 
     for path in generate():
         console.print(str(path))

@@ -61,6 +61,15 @@ def only(folder: Path) -> Iterator[None]:
                 os.environ[name] = value
 
 
+def named(path: Path) -> Path:
+    """A file of the working folder, as it is found from the repository, or where it is not within, from anywhere."""
+    full = path.resolve()
+    try:
+        return full.relative_to(root())
+    except (UsageError, ValueError):
+        return full
+
+
 def plain(what: str, name: str) -> str:
     """The name, if it is a plain one and so can be a part of a path: letters, digits, ``-`` and ``_``.
 

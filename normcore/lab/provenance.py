@@ -23,15 +23,19 @@ from .errors import LabError, UsageError
 
 DEVICES = ("auto", "cpu", "cuda")
 
-#: The sources that a run's bits depend on: the layers, the networks, what the images are, the loop. What draws, judges
-#: or keeps results can change without making a run another. ``PROBED`` is for runs that look into the network, too.
+#: The sources that a run's bits depend on: the layers, what is trained, the loop. What draws, judges or keeps results
+#: can change without making a run another. ``PROBED`` is for runs that look into the network, too. Where these sources
+#: were before the laboratory had rooms, they are counted as well: of results of that time the commit alone is known.
 CODE = (
-    *("normcore/*.py", "normcore/layers/*.py"),
-    *(f"normcore/lab/{name}.py" for name in (
+    "normcore/*.py",
+    "normcore/layers/*.py",
+    "normcore/lab/tasks/*.py",
+    "normcore/lab/runs/training.py",
+    *(f"normcore/lab/{old}.py" for old in (
         "data", "images", "keras_contrib", "models", "outliers", "shapes", "training",
     )),
 )  # fmt: skip
-PROBED = tuple(f"normcore/lab/{name}.py" for name in ("distributions", "landscape", "probes"))
+PROBED = ("normcore/lab/probes/*.py", *(f"normcore/lab/{old}.py" for old in ("distributions", "landscape", "probes")))
 
 
 def choose_device(name: str) -> torch.device:

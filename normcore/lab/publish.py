@@ -6,13 +6,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from . import claims, paths
+from . import paths
 from .errors import UsageError, unknown
-from .experiments import PROFILES, Experiment
 from .files import write_json
 from .provenance import code_of
-from .runs import Run, Store
-from .study import listed
+from .runs.experiments import PROFILES, Experiment
+from .runs.store import Run, Store
+from .runs.study import listed
+from .verdicts import claims
 
 
 @dataclass

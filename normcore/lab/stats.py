@@ -146,7 +146,7 @@ def moderate(variance: Any, df: Any, prior: Prior) -> tuple[Array, Array]:
 
     A family of few settings tells its prior badly, which limma, with its thousands of genes, need not mind: here the
     prior counts for two thirds of its degrees of freedom, and no result has more than half of the family's. Without
-    that too many verdicts are wrong (:mod:`normcore.lab.simulation`).
+    that too many verdicts are wrong (:mod:`normcore.lab.verdicts.simulation`).
     """
     df = np.asarray(df, dtype=float)
     variance = np.where(df > 0, variance, 0.0)

@@ -13,10 +13,13 @@ import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch import nn
 
-from normcore.lab.experiments import Experiment
-from normcore.lab.runs import Run, RunConfig
-from normcore.lab.training import OutOfTime, train
+from normcore.lab.config import RunConfig
+from normcore.lab.runs.experiments import Experiment
+from normcore.lab.runs.store import Run
+from normcore.lab.runs.training import OutOfTime, build, train
+from normcore.lab.tasks.images import ImageClassification
 
 HOW = """device = "cpu"
 jobs = 1
@@ -34,6 +37,11 @@ def config(**changes: Any) -> RunConfig:
         "steps": 6, "seed": 0, "eval_every": 3, "log_every": 2,
     }  # fmt: skip
     return RunConfig(**{**fields, **changes})
+
+
+def network(wanted: RunConfig) -> nn.Module:
+    """The run's network as it is before the first step."""
+    return build(wanted, ImageClassification(wanted, torch.device("cpu")))
 
 
 def made_up(

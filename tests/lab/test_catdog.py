@@ -11,14 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from normcore import NORMS, BatchNorm, ClipSchedule, make_norm, reference_pass
-from normcore.lab import catdog, data, models, training
+from normcore.lab import catdog
+from normcore.lab.config import RunConfig
 from normcore.lab.errors import UsageError
-from normcore.lab.images import batches, splits
-from normcore.lab.plots import draw_plane
-from normcore.lab.runs import Run, RunConfig
-from normcore.lab.training import OutOfTime, build, train
+from normcore.lab.figures.charts import draw_plane
+from normcore.lab.runs import training
+from normcore.lab.runs.store import Run
+from normcore.lab.runs.training import OutOfTime, train
+from normcore.lab.tasks import networks
+from normcore.lab.tasks.images import ImageClassification
 
-from .helpers import config, resumed
+from .helpers import config, network, resumed
 
 CPU = torch.device("cpu")
 SCHEDULE = {"start": 1, "r_end": 5, "d_end": 4}  # opens within the runs below
@@ -44,7 +47,7 @@ def no_norm(channels: int) -> nn.Module:
 
 @pytest.mark.parametrize("size", [1, 13, 14, 29, 30, 31, 32, 127, 128])
 def test_the_network_fits_its_images(size: int) -> None:
-    net = models.catdog(no_norm, 3, 2, size)
+    net = networks.catdog(no_norm, 3, 2, size)
     assert net(torch.zeros(2, 3, size, size)).shape == (2, 2)
 
 
@@ -55,13 +58,13 @@ def test_the_normalizers_are_in_the_features_and_bn_in_the_head() -> None:
         placed.append(make_norm("gn", channels, num_groups=channels // 2))
         return placed[-1]
 
-    net = models.catdog(norm, 3, 2, 32)
+    net = networks.catdog(norm, 3, 2, 32)
     features, head = net.get_submodule("features"), net.get_submodule("head")
     assert [layer.num_channels for layer in placed] == [16, 16]
     assert [module for module in features.modules() if module in placed] == placed
     assert not any(module in placed for module in head.modules())
     assert [module.num_features for module in head.modules() if isinstance(module, BatchNorm)] == [128, 128]
-    bare = models.catdog(norm, 3, 2, 32, head_norm=False)
+    bare = networks.catdog(norm, 3, 2, 32, head_norm=False)
     assert not any(isinstance(module, BatchNorm) for module in bare.modules())
     weights = [[m.weight.shape for m in n.modules() if isinstance(m, nn.Conv2d | nn.Linear)] for n in (net, bare)]
     assert weights[0] == weights[1]
@@ -79,7 +82,7 @@ def _pass(features: nn.Module, x: Tensor) -> tuple[Tensor, ...]:
 def test_pooling_before_the_relu_is_the_relu_before_pooling_to_the_bit(size: int) -> None:
     """The drawing has the ReLU first; the gradients of parameters and input are the same too."""
     torch.manual_seed(0)
-    ours = models.catdog(lambda channels: BatchNorm(channels), 3, 2, size).get_submodule("features")
+    ours = networks.catdog(lambda channels: BatchNorm(channels), 3, 2, size).get_submodule("features")
     assert isinstance(ours, nn.Sequential)
     layers = list(ours)
     for at in 2, 6:
@@ -122,7 +125,7 @@ NAMES = sorted({*NORMS, *catdog.LAYERS} - {"fnbl"})
 
 def behind(name: str) -> list[tuple[float, float | None]]:
     """The constants of the BN behind the flattening."""
-    net = build(variant(name), data.load("digits", 14), CPU)
+    net = network(variant(name))
     return [(m.eps, m.momentum) for m in net.get_submodule("head").modules() if isinstance(m, BatchNorm)]
 
 
@@ -178,7 +181,7 @@ def test_batch_renorm_opens_its_clips_at_the_shares_of_the_paper() -> None:
 @pytest.mark.usefixtures("store")
 def test_every_variant_trains_and_evaluates(name: str) -> None:
     (wanted,) = catdog.configs([name], dataset="digits", image_size=16, steps=4, seeds=1)
-    wanted.check_names()
+    training.check(wanted)
     run = train(wanted, CPU)
     assert run.status == "finished"
     assert {split: points["step"] for split, points in run.curves.items()} == {
@@ -227,17 +230,16 @@ def test_a_schedule_survives_the_result_file_with_its_key() -> None:
 def test_vbn_refers_to_the_first_batch_with_the_weights_of_each_step(model: str) -> None:
     """In training and at evaluation, as a loop by hand has it."""
     wanted = small(model=model, norm="vbn", steps=3, log_every=1, eval_every=3)
-    dataset = data.load("digits", 14)
-    images, items, held_out, held_items = splits(wanted, dataset, CPU)
+    task = ImageClassification(wanted, CPU)
     losses: list[float] = []
     with training.deterministic(CPU):
-        net = build(wanted, dataset, CPU)
+        net = network(wanted)
         normalized = net.get_submodule("features") if model == "catdog" else net
         optim = training.optimizer(wanted, net)
-        order = list(batches(items, wanted, 0))
-        reference = images.batch(order[0])[0]
+        order = list(training.batches(task, wanted, 0))
+        reference = task.batch(order[0])[0]
         for index in order:
-            x, y = images.batch(index)
+            x, y = task.batch(index)
             with reference_pass(normalized, reference):
                 loss = nn.functional.cross_entropy(net(x), y)
             optim.zero_grad()
@@ -246,7 +248,7 @@ def test_vbn_refers_to_the_first_batch_with_the_weights_of_each_step(model: str)
             losses.append(loss.item())
         net.eval()
         with torch.no_grad(), reference_pass(normalized, reference):
-            x, y = held_out.batch(held_items)
+            x, y = task.batch(task.held_items, held=True)
             scores = net(x)
     run = train(wanted, CPU)
     assert run.curves["train"]["loss"] == pytest.approx(losses, abs=2e-6)
@@ -258,16 +260,15 @@ def test_vbn_refers_to_the_first_batch_with_the_weights_of_each_step(model: str)
 def test_the_reference_changes_what_is_learned() -> None:
     """Without the pass at each step the first batch's statistics stay as they were with the first weights."""
     wanted = small(norm="vbn")
-    dataset = data.load("digits", 14)
-    images, items = splits(wanted, dataset, CPU)[:2]
-    reference = images.batch(next(batches(items, wanted, 0)))[0]
+    task = ImageClassification(wanted, CPU)
+    reference = task.batch(next(training.batches(task, wanted, 0)))[0]
     losses: dict[bool, list[float]] = {}
     for referred in (False, True):
-        net = build(wanted, dataset, CPU)
+        net = network(wanted)
         optim = training.optimizer(wanted, net)
-        steps = (images.batch(index) for index in batches(items, wanted, 0))
+        steps = (task.batch(index) for index in training.batches(task, wanted, 0))
         given = reference if referred else None
-        losses[referred] = [training.step(net, optim, x, y, given)[0].item() for x, y in steps]
+        losses[referred] = [training.step(net, optim, task, batch, given)[0].item() for batch in steps]
     assert losses[True][-1] != pytest.approx(losses[False][-1], rel=1e-4)
 
 

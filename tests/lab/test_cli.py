@@ -12,10 +12,10 @@ import nbformat
 import pytest
 
 from normcore.lab import cli
-from normcore.lab.claims import VERDICTS
 from normcore.lab.errors import UsageError
-from normcore.lab.experiments import find
-from normcore.lab.runs import Store
+from normcore.lab.runs.experiments import find
+from normcore.lab.runs.store import Store
+from normcore.lab.verdicts.claims import VERDICTS
 
 from ..helpers import MINE
 from .helpers import made_up

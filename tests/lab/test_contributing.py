@@ -11,8 +11,8 @@ import torch
 import normcore
 from normcore import NORMS, Norm
 from normcore.functional import fused_norm
-from normcore.lab import variants
-from normcore.lab.training import train
+from normcore.lab.runs import variants
+from normcore.lab.runs.training import train
 
 from .helpers import config
 

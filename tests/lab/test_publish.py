@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 
-from normcore.lab import claims, cli, paths, provenance
+from normcore.lab import cli, paths, provenance
+from normcore.lab.config import RunConfig, grid
 from normcore.lab.errors import UsageError
-from normcore.lab.experiments import Experiment
 from normcore.lab.publish import Offer, offer
-from normcore.lab.runs import Run, RunConfig, Store, grid
+from normcore.lab.runs.experiments import Experiment
+from normcore.lab.runs.store import Run, Store
+from normcore.lab.verdicts import claims
 
 from .helpers import HOW, run_of, write_experiment
 
@@ -31,6 +33,7 @@ lr = lab.best(search, "validation_accuracy", over=["lr"])["none"]["lr"]
 study.run(lab.grid(**fixed, norm=["none", "bn"], lr=lr, seed=range(seeds)))
 raise AssertionError("there is nothing to list behind the comparison")
 """
+ROOT = Path(provenance.__file__).parents[2]
 CLAIM: dict[str, Any] = {
     "id": "S9-01", "kind": "ord", "statement": "It is.", "experiment": "a-trial",
     "parts": [{"predicate": "lower", "says": "lower", "metric": "train_loss", "a": "bn", "b": "none"}],
@@ -41,7 +44,7 @@ CLAIM: dict[str, Any] = {
 def trial(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Experiment:
     """An experiment with one statement: BN's loss is lower."""
     experiment = write_experiment(tmp_path, CODE, head=HEAD, profiles="quick: {seeds: 5}\n")
-    for module in ("study", "claims", "experiments"):
+    for module in ("runs.study", "verdicts.claims", "runs.experiments"):
         monkeypatch.setattr(f"normcore.lab.{module}.find", lambda name: experiment)
     monkeypatch.setattr(claims, "read", lambda: {"claims": [CLAIM], "sources": {}})
     return experiment
@@ -216,8 +219,8 @@ def test_the_command_asks_before_it_writes(
 def test_a_commit_s_code_is_hashed_as_the_code_that_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A change of what computes is another code; comments, docstrings, drawings are none. A dirty commit is unknown."""
     sources = {
-        "normcore/layers/base.py": "x = 1\n", "normcore/lab/training.py": "y = 2\n",
-        "normcore/lab/plots.py": "z = 1\n", "normcore/lab/probes.py": "p = 1\n",
+        "normcore/layers/base.py": "x = 1\n", "normcore/lab/runs/training.py": "y = 2\n",
+        "normcore/lab/figures/charts.py": "z = 1\n", "normcore/lab/probes/__init__.py": "p = 1\n",
     }  # fmt: skip
 
     def git(*words: str) -> str:
@@ -238,9 +241,9 @@ def test_a_commit_s_code_is_hashed_as_the_code_that_runs(tmp_path: Path, monkeyp
     code = provenance.code_of({"commit": first})
     assert len(code) == 12
     words = '"""Words."""\n\nx = 1  # one\n# and more\n'
-    assert provenance.code_of({"commit": commit(layers__base=words, lab__plots="z = 3\n")}) == code
+    assert provenance.code_of({"commit": commit(layers__base=words, lab__figures__charts="z = 3\n")}) == code
     assert provenance.code_of({"commit": commit(layers__base="x = 2\n")}) != code
-    probed = commit(lab__probes="p = 2\n")
+    probed = commit(lab__probes__landscape="p = 2\n")
     assert provenance.code_of({"commit": probed}) == code
     assert provenance.code_of({"commit": probed}, True) != provenance.code_of({"commit": first}, True)
     for unclear in (f"{first}+", "", "0" * 12, "--output=x"):
@@ -253,6 +256,9 @@ def test_what_a_run_is_made_by_is_in_its_result() -> None:
 
     measured = provenance.provenance(torch.device("cpu"))
     assert measured["code"] == provenance.code() != provenance.code(True)
-    named = {name for name in (*provenance.CODE, *provenance.PROBED) if "*" not in name}
-    root = Path(provenance.__file__).parents[2]
-    assert all((root / name).is_file() for name in named)
+    counted = (*provenance.CODE, *provenance.PROBED)
+    sources = {path.relative_to(ROOT).as_posix() for path in (ROOT / "normcore").rglob("*.py")}
+    trained = {source for source in sources if provenance._counts(source, counted)}
+    assert {"normcore/functional.py", "normcore/lab/runs/training.py", "normcore/lab/tasks/images.py"} <= trained
+    assert "normcore/lab/probes/landscape.py" in trained
+    assert not any(source.startswith(("normcore/lab/figures", "normcore/lab/verdicts")) for source in trained)

@@ -1,0 +1,1 @@
+"""Speed: of the layers, of a step of training, of the training loop."""

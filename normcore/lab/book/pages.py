@@ -1,0 +1,322 @@
+"""The generated parts of the book: the summary, the ledger of statements, the status of the notebooks, the speed.
+
+Written to ``book/_generated`` when the book is built, from the results, ``book/claims.yml`` and the executed
+notebooks in ``book/runs``; the pages of the book include them.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+from matplotlib.ticker import MaxNLocator
+
+from ...factory import NORMS
+from .. import catdog, paths
+from ..bench.steps import step_costs
+from ..figures import look
+from ..figures.curves import draw_curves, interactive_curves
+from ..files import read_yaml, write_text
+from ..runs.experiments import Experiment, experiments, find
+from ..runs.store import Run, Store, measured_on
+from ..stats import mean_interval, spread
+from ..verdicts.claims import KINDS, NOT_MEASURED, VERDICTS, Judged, judge_all, read, table_of
+from ..verdicts.predicates import TOLERANCE, Part
+from ..verdicts.simulation import report
+from ..verdicts.tables import curves, table
+from .markdown import badge
+from .markdown import raw as _raw
+from .markdown import table as _table
+from .speed import speed
+
+_COLORS = ("success", "danger", "info", "warning", "primary-line", "muted", "muted-line")
+_BADGES = dict(zip(VERDICTS, _COLORS, strict=True))
+
+
+def generate() -> list[Path]:
+    """Write all generated parts; returns their paths."""
+    judged = judge_all()
+    folder = paths.root() / "book" / "_generated"
+    parts = {
+        "summary.md": summary(judged), "claims.md": ledger(judged), "status.md": status(), "speed.md": speed(),
+        "statistics.md": report(),
+        **{f"{chapter}.md": study(judged, chapter) for chapter in CHAPTERS}, "catdog_overview.md": catdog_overview(),
+    }  # fmt: skip
+    for name, text in parts.items():
+        with_end = text.rstrip() + "\n"
+        write_text(folder / name, with_end)
+        (folder / name).touch()  # the pipeline tells by the time that this was done
+    picture = overview_svg()
+    if picture:
+        write_text(paths.root() / "book" / "_assets" / "overview.svg", picture)
+    return [folder / name for name in parts]
+
+
+def _badge(verdict: str) -> str:
+    return badge(_BADGES[verdict], verdict)
+
+
+def _said(counts: Counter[str]) -> str:
+    """How many of each verdict, such as ``3 supported, 1 refuted``."""
+    return ", ".join(f"{counts[v]} {v}" for v in VERDICTS if counts[v])
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+def _when(moment: str) -> str:
+    """``2030-01-31T12:34:56+00:00`` as ``2030-01-31 12:34 UTC``."""
+    return moment[:16].replace("T", " ") + " UTC"
+
+
+# --- the ledger ------------------------------------------------------------------------------------------
+
+_DEFINITIONS = (
+    "A definition is judged on the layers themselves, which run on small, fixed inputs in double precision each time "
+    "the book is built. Nothing is trained and nothing changes from run to run, so its numbers have no interval; those "
+    f"that must be equal may differ by rounding, {TOLERANCE:g}."
+)
+
+
+def ledger(judged: Sequence[Judged]) -> str:
+    """Counts by document and verdict, how definitions are judged, then every statement."""
+    sources = read()["sources"]
+    counts = {source: Counter(j.verdict for j in judged if j.source == source) for source in sources}
+    total = Counter(j.verdict for j in judged)
+    rows = [[_badge(v), *(c[v] or "" for c in counts.values()), total[v]] for v in VERDICTS]
+    rows.append(["**statements**", *(c.total() for c in counts.values()), f"**{total.total()}**"])
+    blocks = [_table(["verdict", *(f"[{s}](#{s.lower()})" for s in sources), "all"], rows, "lrrrrrr"), _DEFINITIONS]
+    pages = {name: e.page for name, e in experiments().items()}
+    for source, about in sources.items():
+        blocks += [
+            f"({source.lower()})=\n## {source}: {about['title']}",
+            f"A {about['kind']} {{cite}}`{about['cite']}`. {about['note']}",
+        ]
+        blocks += [_claim(j, pages) for j in judged if j.source == source]
+    return "\n\n".join(blocks)
+
+
+def _claim(judged: Judged, pages: dict[str, str]) -> str:
+    lines = [f"**{judged.id}** {_badge(judged.verdict)} *{KINDS[judged.kind]}*", judged.statement]
+    if judged.quote:
+        lines.append(f'<q class="nc-quote" lang="zh">{judged.quote["zh"]}</q> ({judged.quote["en"]})')
+    if judged.parts:
+        lines.append(_parts(judged.parts, "what must hold"))
+    if judged.also:
+        lines.append(_parts(judged.also, "also measured, outside of the verdict"))
+    if not math.isnan(judged.q):
+        lines.append(f"Adjusted p of the statement {judged.p:.2g}, over all statements tested {judged.q:.2g}.")
+    tail = [judged.note.strip(), f"{judged.reason[0].upper()}{judged.reason[1:]}." if judged.reason else ""]
+    if judged.experiment:
+        shown = f", profile {judged.profile}" if judged.profile else ""
+        tail.append(f"Experiment: [{judged.experiment}]({pages[judged.experiment]}.ipynb){shown}.")
+    if judged.benchmark:
+        tail.append(f"Measured by `normcore bench {judged.benchmark}`, see [speed](speed.md).")
+    if judged.definition:
+        tail.append(f"Measured on the layers by `{judged.definition}` of `normcore/lab/verdicts/definitions.py`.")
+    if links := _normalizer_links(judged.normalizers):
+        tail.append(f"More on {links}.")
+    text = " ".join(t for t in tail if t)
+    body = "\n\n".join([*lines, text] if text else lines)
+    return f"({judged.id.lower()})=\n::::{{div}} nc-claim\n{body}\n::::"
+
+
+def _parts(parts: Sequence[Part], title: str) -> str:
+    titles, rows = table_of(parts, title)
+    return _table(titles, rows, "llrrl" if len(titles) == 5 else "")
+
+
+def _normalizer_links(names: Iterable[str]) -> str:
+    """To the pages of the normalizers, where the table of contents has them."""
+    contents = (paths.root() / "book" / "_toc.yml").read_text(encoding="utf-8").split()
+    there = [name for name in names if f"normalizers/{name}" in contents]
+    return ", ".join(f"[{look.label(name)}](normalizers/{name}.ipynb)" for name in there)
+
+
+# --- the status page -------------------------------------------------------------------------------------
+
+
+def status() -> str:
+    """Every notebook: when it was executed, how long, the profile it shows, and its runs."""
+    blocks = []
+    for experiment in experiments().values():
+        executed = paths.root() / "book" / f"{experiment.page}.ipynb"
+        if not executed.is_file():
+            continue
+        blocks.append(_experiment_status(experiment, executed))
+    return "\n\n".join(blocks)
+
+
+def _experiment_status(experiment: Experiment, executed: Path) -> str:
+    mill = nbformat.read(executed, as_version=4).metadata.get("papermill", {})
+    profile = mill.get("parameters", {}).get("profile", "")
+    store = Store(experiment.name)
+    runs = [r for stage in store.profiles().get(profile, {}) for r in store.runs(profile, stage)]
+    facts = [
+        ["profile shown", f"`{profile}`"],
+        ["notebook executed", f"{_when(mill.get('start_time', ''))}, {_duration(mill.get('duration') or 0)}"],
+        *_run_facts(runs),
+    ]  # fmt: skip
+    heading = f"## [{experiment.title}]({experiment.page}.ipynb)"
+    return f"{heading}\n\n{_table(['', f'`{experiment.name}`'], facts)}"
+
+
+def _run_facts(runs: Sequence[Run]) -> list[list[str]]:
+    if not runs:
+        return [["runs", "none"]]
+    seen = pd.DataFrame([{**r.provenance, **r.provenance["versions"], "status": r.status,
+                          "fingerprint": r.provenance["data"]["fingerprint"], "dataset": r.config.dataset}
+                         for r in runs])  # fmt: skip
+
+    def all_of(column: str) -> str:
+        return ", ".join(f"`{v}`" for v in sorted(set(seen[column].astype(str))))
+
+    seconds = seen["seconds"]
+    counts = ", ".join(f"{n} {s}" for s, n in Counter(seen["status"]).items())
+    data = ", ".join(f"{d} `{f}`" for d, f in sorted(set(zip(seen["dataset"], seen["fingerprint"], strict=True))))
+    return [
+        ["runs", f"{len(runs)}: {counts}"],
+        ["measured", f"{_when(min(seen['started']))} to {_when(max(seen['started']))}"],
+        ["training time", f"{_duration(seconds.sum())} in all, {_duration(seconds.median())} a run (median)"],
+        ["device", all_of("device_name")],
+        ["threads a run", all_of("threads")],
+        ["versions", f"torch {all_of('torch')}, Python {all_of('python')}, normcore {all_of('normcore')}"],
+        ["commit", all_of("commit")],
+        ["data fingerprint", data],
+    ]  # fmt: skip
+
+
+# --- the page of a study ---------------------------------------------------------------------------------
+
+
+CHAPTERS = {"catdog": "S0", "promises": "S4"}  # page -> the document that it is about
+
+
+def study(judged: Sequence[Judged], chapter: str) -> str:
+    """The statements of a chapter's document with their verdicts, those of other documents that its experiments judge,
+    and what each of its experiments shows at the moment. The table of contents says which experiments those are."""
+    own = [j for j in judged if j.source == CHAPTERS[chapter]]
+    parts = [e for e in experiments().values() if e.page in _sections(chapter)]
+    others = [j for j in judged if j not in own and j.experiment in {e.name for e in parts}]
+    rows = [
+        [
+            f"[{j.id}](#{j.id.lower()})",
+            j.statement,
+            _badge(j.verdict),
+            f"`{j.profile}`" if j.profile and j.parts else "",
+        ]
+        for j in (*own, *others)
+    ]
+    shown = []
+    for experiment in parts:
+        profile, runs = experiment.published_runs()
+        setting = {f"{r.config.image_size} pixels, {r.config.steps:,} steps" for r in runs}
+        seeds = len({r.config.seed for r in runs})
+        shown.append([f"[{experiment.title}]({experiment.page}.ipynb)", f"`{profile}`", "; ".join(sorted(setting)),
+                      seeds or "", len(runs) or "none"])  # fmt: skip
+    beside = f" Statements of other documents that the same experiments judge: {len(others)}." if others else ""
+    return "\n\n".join([
+        f"Of its {len(own)} statements: {_said(Counter(j.verdict for j in own))}.{beside}",
+        _table(["", "statement", "verdict", "judged by"], rows),
+        "What the experiments show at the moment:",
+        _table(["experiment", "profile", "images", "seeds", "runs"], shown, "lllrr"),
+    ])  # fmt: skip
+
+
+def catdog_overview() -> str:
+    """The figure of accuracy against speed, from the published runs at the study's batch size."""
+    profile, runs = find("catdog-compare").published_runs()
+    compared = [r for r in runs if r.config.batch_size == catdog.BATCH_SIZE and catdog.name_of(r.config) in NORMS]
+    if not compared:
+        return "Nothing is measured yet."
+    note = f"Profile {profile}, {measured_on(compared)}."
+    return _raw(catdog.overview(catdog.tables(compared)[1], step_costs(), note))
+
+
+def _sections(chapter: str) -> set[str]:
+    """The pages below a chapter in the table of contents."""
+    contents = read_yaml(paths.root() / "book" / "_toc.yml")
+    entries = [entry for part in contents["parts"] for entry in part["chapters"]]
+    return {s["file"] for entry in entries if entry["file"] == chapter for s in entry.get("sections", ())}
+
+
+# --- the start page --------------------------------------------------------------------------------------
+
+_LEAD = "fashion-lenet"  # the experiment that the start page shows
+
+
+def summary(judged: Sequence[Judged]) -> str:
+    """What was found so far: counts, the judged statements, and one figure."""
+    counts = Counter(j.verdict for j in judged)
+    said = _said(counts)
+    blocks = [f"Of {len(judged)} statements: {said}."]
+    measured = [j for j in judged if j.verdict != NOT_MEASURED and j.parts]
+    trained = [j for j in measured if j.kind != "def"]
+    if trained:
+        rows = [[f"[{j.id}](#{j.id.lower()})", j.statement, _badge(j.verdict)] for j in trained]
+        blocks.append(_table(["", "statement", "verdict"], rows))
+    defined = Counter(j.verdict for j in measured if j.kind == "def")
+    if defined:
+        said = _said(defined)
+        blocks.append(
+            f"Besides, {defined.total()} definitions and identities were tested on the layers themselves: {said}. "
+            "[The ledger](claims.md) has them all."
+        )
+    profile, runs = find(_LEAD).published_runs()
+    if runs:
+        blocks += [_lead_words(profile, runs), _raw(_lead_figure(runs))]
+    return "\n\n".join(blocks)
+
+
+def _lead_words(profile: str, runs: Sequence[Run]) -> str:
+    rows = table(runs)
+    parts = []
+    for name, group in rows.groupby("norm", sort=False):
+        if (group["status"] != "finished").any():
+            parts.append(f"diverged in {sum(group['status'] == 'diverged')} of {len(group)} ({name})")
+            continue
+        interval = mean_interval(group["test_accuracy"])
+        parts.append(f"{interval:.4f} ({look.label(str(name))}, {len(group)} seeds)")
+    dataset = ", ".join(sorted(set(rows["dataset"])))
+    setting = f"profile `{profile}`, {measured_on(runs)}"
+    what = f"test accuracy at the end of training, mean over seeds{spread(_seeds(runs), 'in brackets')}"
+    return f"LeNet-5 on `{dataset}` ({setting}), {what}: {', '.join(parts)}."
+
+
+def _seeds(runs: Sequence[Run]) -> int:
+    return len({run.config.seed for run in runs})
+
+
+def _lead_figure(runs: Sequence[Run]) -> str:
+    return interactive_curves(
+        curves(runs),
+        [("train", "loss", "cross-entropy (nats)"), ("test", "accuracy", "share of images right")],
+        alt="Training loss and test accuracy of LeNet-5 by epoch, with and without batch normalization, "
+        "with bands over seeds.",
+        caption=f"LeNet-5 with and without batch normalization: means over seeds{spread(_seeds(runs))}.",
+    )
+
+
+def overview_svg() -> str:
+    """The README's picture: test accuracy by epoch of the lead experiment; empty before it has published results."""
+    with paths.only(paths.published()):  # it is a part of the repository, one's own results are not
+        _, runs = find(_LEAD).published_runs()
+    if not runs:
+        return ""
+    frame = curves(runs)
+    with look.panel(7.2, 3.2) as (figure, axes):
+        draw_curves(axes, frame[frame["split"] == "test"], "accuracy")
+        dataset = frame["dataset"].iloc[0].replace("_", "-").title().replace("Mnist", "MNIST")
+        axes.set(
+            xlabel="epoch",
+            ylabel="test accuracy",
+            title=f"LeNet-5 on {dataset}: mean{spread(_seeds(runs))}",
+        )
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.legend()
+    return look.svg(figure, background="white") + "\n"

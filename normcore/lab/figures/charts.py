@@ -1,0 +1,271 @@
+"""Figures of measures: against a setting, in order, and one against another."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+
+from ..probes.distributions import BINS, REACH
+from ..stats import intervals
+from .look import AXES, TEXT, log_scale, panel, style, styles
+
+
+def draw_measures(
+    table: pd.DataFrame, measures: Mapping[str, str], *, x: str, by: str = "variant", logy: Sequence[str] = ()
+) -> list[Figure]:
+    """A panel a measure: its mean and interval over seeds against a setting, a line a variant.
+
+    Args:
+        table: rows of :func:`normcore.lab.verdicts.measures.measured`, with the columns ``x`` and ``by``.
+        measures: column -> what stands at the axis.
+        logy: measures on a logarithmic axis.
+    """
+    looks, ticks = styles(by, table[by]), sorted(table[x].unique())
+    figures: list[Figure] = []
+    for metric, label in measures.items():
+        with panel() as (figure, axes):
+            numbers = intervals(table.dropna(subset=[metric]), [by, x], metric)
+            for i, (name, rows) in enumerate(numbers.groupby(by, sort=False)):
+                style, line = looks[str(name)], rows.sort_values(x)
+                aside = 1 + 0.03 * (i - (len(looks) - 1) / 2)  # so that intervals do not cover each other
+                axes.errorbar(
+                    line[x] * aside, line["mean"], yerr=_error(line), color=style.color, marker=style.marker,
+                    linestyle=style.dash, markeredgewidth=0, elinewidth=1, label=style.label,
+                )  # fmt: skip
+            axes.set(xscale="log", xlabel=AXES.get(x, x), ylabel=label)
+            axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+            axes.xaxis.minorticks_off()
+            if metric in logy:
+                log_scale(axes)
+        figures.append(figure)
+    return figures
+
+
+def draw_ranking(
+    table: pd.DataFrame, metric: str, label: str, *, by: str = "variant", title: str = "", logx: bool = False
+) -> Figure:
+    """A panel with a row a variant, the highest on top: every seed, their mean and its interval.
+
+    Args:
+        logx: a logarithmic axis, if the values span more than a decade.
+    """
+    numbers = intervals(table.dropna(subset=[metric]), [by], metric).sort_values("mean", kind="stable")
+    looks = styles(by, numbers[by])
+    with panel(5.2, 0.9 + 0.27 * len(numbers)) as (figure, axes):
+        for place, (name, row) in enumerate(numbers.set_index(by).iterrows()):
+            style = looks[str(name)]
+            seeds = table.loc[table[by] == name, metric].dropna()
+            axes.plot(seeds, [place] * len(seeds), "|", color=style.color, alpha=0.6, markersize=9)
+            axes.errorbar(row["mean"], place, xerr=_error(numbers[numbers[by] == name]), color=style.color,
+                          marker=style.marker, markersize=6.5, markeredgewidth=0)  # fmt: skip
+        axes.set_yticks(range(len(numbers)), [looks[str(name)].label for name in numbers[by]])
+        axes.set(xlabel=label, title=title, ylim=(-0.6, len(numbers) - 0.4))
+        drawn = table[metric].dropna()
+        if logx and drawn.min() > 0 and drawn.max() > 10 * drawn.min():
+            _log_across(axes, (1,) if drawn.max() > 100 * drawn.min() else (1, 2, 5))
+        else:
+            axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.grid(visible=True, axis="x")
+    return figure
+
+
+def draw_pairs(
+    table: pd.DataFrame, metric: str, label: str, *, pair: str, by: str = "variant", title: str = ""
+) -> Figure:
+    """A panel with a row a variant: the mean and interval under both values of a yes-or-no field (``pair``), a filled
+    marker for yes and an open one for no."""
+    numbers = intervals(table.dropna(subset=[metric]), [by, pair], metric)
+    names = list(dict.fromkeys(numbers[by]))[::-1]
+    looks = styles(by, names)
+    with panel(4.4, 0.9 + 0.33 * len(names)) as (figure, axes):
+        for place, name in enumerate(names):
+            rows, style = numbers[numbers[by] == name], looks[str(name)]
+            axes.plot(rows["mean"], [place] * len(rows), color=style.color, linewidth=1, alpha=0.6)
+            for value, row in rows.groupby(pair):
+                axes.errorbar(
+                    row["mean"], [place + (0.12 if value else -0.12)], xerr=_error(row), color=style.color,
+                    marker=style.marker, markersize=6.5, elinewidth=1, linestyle="none",
+                    markerfacecolor=style.color if value else "none",
+                )  # fmt: skip
+        axes.set_yticks(range(len(names)), [looks[str(name)].label for name in names])
+        axes.set(xlabel=label, title=title, ylim=(-0.6, len(names) - 0.4))
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.grid(visible=True, axis="x")
+    return figure
+
+
+def draw_heat(
+    table: pd.DataFrame, metric: str, label: str, *, x: str = "lr", by: str = "variant", top: float | None = None
+) -> Figure:
+    """A panel with a row a variant and a column a setting: the mean over seeds as a colour and a number; a cross where
+    any run diverged.
+
+    Args:
+        top: where the colours end; numbers above it have the last.
+    """
+    order = list(dict.fromkeys(table[by]))
+    diverged = (table["status"] != "finished").groupby([table[by], table[x]]).any().unstack(fill_value=False).loc[order]
+    means = table.groupby([by, x])[metric].mean().unstack().loc[order].mask(diverged)
+    looks = styles(by, order)
+    with panel(7.6, 1.1 + 0.3 * len(order)) as (figure, axes):
+        axes.grid(visible=False)
+        sns.heatmap(
+            means, ax=axes, cmap="viridis_r", vmax=top, linewidths=0.5, annot=True, fmt=".2f", annot_kws={"size": 8},
+            cbar_kws={"label": label, "pad": 0.015, "extend": "max" if top else "neither"},
+        )  # fmt: skip
+        for row, column in np.argwhere(diverged.to_numpy()):
+            axes.text(column + 0.5, row + 0.5, "×", ha="center", va="center", color=TEXT)
+        axes.set_xticks([i + 0.5 for i in range(means.shape[1])], [f"{v:g}" for v in means.columns], rotation=0)
+        axes.set_yticks([i + 0.5 for i in range(len(order))], [looks[str(n)].label for n in order], rotation=0)
+        axes.tick_params(length=0)
+        axes.set(xlabel=AXES.get(x, x), ylabel="")
+    return figure
+
+
+def draw_ridges(frame: pd.DataFrame, *, title: str = "", by: str = "variant") -> Figure:
+    """A panel with a row a variant: the density of a layer's values, its mean over seeds, cut off at one, and for
+    comparison that of the standard normal distribution as a line.
+
+    Args:
+        frame: rows of the probe ``distributions`` of one layer at one step, with the column ``by``.
+    """
+    names = list(dict.fromkeys(frame[by]))[::-1]
+    looks, width = styles(by, names), 2 * REACH / BINS
+    middles = np.linspace(-REACH, REACH, BINS, endpoint=False) + width / 2
+    normal = np.exp(-(middles**2) / 2) / math.sqrt(2 * math.pi)
+    with panel(3.3, 0.9 + 0.5 * len(names)) as (figure, axes):
+        axes.grid(visible=False)
+        for place, name in enumerate(names):
+            shares = np.mean(frame.loc[frame[by] == name, "histogram"].tolist(), axis=0) / 1e4 / width
+            style, front = looks[str(name)], 2.0 * (len(names) - place)
+            top = place + np.minimum(shares, _CUT) * _RIDGE
+            axes.fill_between(middles, place, top, step="mid", color=style.color, alpha=0.75, linewidth=0, zorder=front)
+            axes.plot(middles, place + normal * _RIDGE, color=TEXT, linewidth=0.9, zorder=front + 1)
+        axes.set_yticks(range(len(names)), [looks[str(name)].label for name in names])
+        axes.tick_params(axis="y", length=0)
+        axes.set(xlim=(-4, 4), ylim=(-0.2, len(names) - 0.9 + _CUT * _RIDGE), xlabel="value", title=title)
+        axes.spines["left"].set_color("none")
+    return figure
+
+
+_RIDGE = 1.5  # rows that a density of one is high
+_CUT = 1.0  # where a density is cut off, so that no row hides the others
+
+
+def draw_plane(
+    table: pd.DataFrame, x: str, y: str, *, xlabel: str, ylabel: str, by: str = "variant", logx: bool = False
+) -> Figure:
+    """A panel with a point a variant: its means in two measures, with both intervals and its name beside it."""
+    looks = styles(by, table[by])
+    with panel(7.6, 4.8) as (figure, axes):
+        points: dict[str, tuple[float, float]] = {}
+        across, up = (intervals(table.dropna(subset=[x, y]), [by], metric) for metric in (x, y))
+        for name in across[by]:
+            style, h, v = looks[str(name)], across[across[by] == name], up[up[by] == name]
+            point = float(h["mean"].iloc[0]), float(v["mean"].iloc[0])
+            points[style.label] = point
+            axes.errorbar(*point, xerr=_error(h), yerr=_error(v), color=style.color, marker=style.marker,
+                          markersize=7.5, markeredgewidth=0, elinewidth=1)  # fmt: skip
+        axes.set(xlabel=xlabel, ylabel=ylabel)
+        axes.grid(visible=True)
+        axes.margins(x=0.12)
+        if logx:
+            _log_across(axes, (1, 1.5, 2, 3, 5, 7))
+        _label(axes, points)
+    return figure
+
+
+def _log_across(axes: Axes, at: Sequence[float]) -> None:
+    """A logarithmic horizontal axis with plain numbers, at these multiples of the powers of ten."""
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=at))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _label(axes: Axes, points: Mapping[str, tuple[float, float]]) -> None:
+    """The points' names beside them: to the left where another point is close to the right, and moved apart vertically
+    where they would cover each other."""
+    assert axes.figure is not None
+    axes.figure.set_dpi(72)  # a pixel is a point
+    axes.figure.draw_without_rendering()  # type: ignore[union-attr]
+    at = {name: axes.transData.transform(point) for name, point in points.items()}
+    sides = {name: _free_side(name, at) for name in at}
+    middle = {name: float(at[name][0]) + sides[name] * _LABEL_WIDTH / 2 for name in at}
+    placed: dict[str, float] = {}
+    for name in sorted(at, key=lambda n: float(at[n][1])):
+        near = [placed[other] for other in placed if abs(middle[other] - middle[name]) < _LABEL_WIDTH]
+        placed[name] = max([float(at[name][1]) - 3, *(y + _LABEL_HEIGHT for y in near)])
+    for name, point in points.items():
+        away = placed[name] - float(at[name][1])
+        line = {"arrowstyle": "-", "linewidth": 0.5, "alpha": 0.5} if away > _LABEL_HEIGHT else None
+        axes.annotate(name, point, xytext=(sides[name] * 12, away), textcoords="offset points", fontsize=8.5,
+                      ha="left" if sides[name] > 0 else "right", arrowprops=line)  # fmt: skip
+
+
+def _free_side(name: str, at: Mapping[str, Any]) -> int:
+    """1, to the right, unless a point is there and none to the left: then -1."""
+    beside = [at[other] - at[name] for other in at if other != name]
+    beside = [(x, y) for x, y in beside if abs(y) < _LABEL_HEIGHT and abs(x) < _LABEL_WIDTH]
+    return -1 if any(x > 0 for x, _ in beside) and not any(x < 0 for x, _ in beside) else 1
+
+
+_LABEL_WIDTH, _LABEL_HEIGHT = 90, 11  # points
+
+
+def _error(numbers: pd.DataFrame) -> list[pd.Series]:
+    """How far the interval reaches down and up; nowhere where one seed gives none."""
+    return [(numbers["mean"] - numbers["low"]).fillna(0), (numbers["high"] - numbers["mean"]).fillna(0)]
+
+
+def draw_settings(table: pd.DataFrame, *, x: str, y: str, title: str, by: str = "norm") -> Figure:
+    """A panel of a search: the mean metric of each setting against ``x`` (log), one line a batch size, open
+    markers for all but the smallest; settings that diverged are left out.
+
+    Args:
+        table: rows of :func:`normcore.lab.verdicts.tables.table`.
+    """
+    with panel() as (figure, axes):
+        stable = table[table["status"] == "finished"]
+        for (name, size), line in stable.groupby([by, "batch_size"], sort=False):
+            look, smallest = style(str(name)), size == table["batch_size"].min()
+            means = line.groupby(x, as_index=False)[y].mean()
+            axes.plot(
+                means[x], means[y], color=look.color, marker=look.marker, linestyle="-" if smallest else "--",
+                markerfacecolor=look.color if smallest else "none", markersize=6, linewidth=1,
+                label=f"{look.label}, batch {size}",
+            )  # fmt: skip
+        axes.set(xscale="log", xlabel=x, ylabel=y.replace("_", " "), title=title)
+        axes.set_xticks(sorted(table[x].unique()), [f"{v:g}" for v in sorted(table[x].unique())])
+        axes.xaxis.minorticks_off()
+        axes.legend()
+    return figure
+
+
+def draw_against(numbers: pd.DataFrame, source: Sequence[float], *, y: str) -> Figure:
+    """A panel of one normalizer: our means with intervals by epoch, and a source's values for epochs 1, 2, ...
+
+    Args:
+        numbers: rows of :func:`normcore.lab.stats.intervals` with ``norm``, ``epoch``, ``mean``, ``low``, ``high``.
+    """
+    name = str(numbers["norm"].iloc[0])
+    shown = numbers[numbers["epoch"] <= max(len(source), 1) + 1e-9]
+    look = style(name)
+    with panel(height=2.7) as (figure, axes):
+        error = (shown["mean"] - shown["low"], shown["high"] - shown["mean"])
+        axes.errorbar(
+            shown["epoch"], shown["mean"], yerr=error, fmt=look.marker, color=look.color, markersize=5,
+            capsize=3, label="ours",
+        )  # fmt: skip
+        axes.plot(
+            range(1, 1 + len(source)), source, "o", color=TEXT, markerfacecolor="none", markersize=7, label="source"
+        )
+        axes.set(xlabel="epoch", ylabel=y, title=look.label, xticks=range(1, 1 + max(len(source), 1)))
+        axes.legend()
+    return figure

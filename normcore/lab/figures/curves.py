@@ -1,0 +1,150 @@
+"""Curves that a reader can switch and step through."""
+
+import html
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from ..stats import intervals, spread
+from .look import AXES, Html, Style, beside, captioned, legend_of, log_scale, panel, same_y, styles
+
+
+def draw_curves(
+    axes: Axes, frame: pd.DataFrame, metric: str, *, by: str = "norm", x: str = "epoch",
+    looks: Mapping[str, Style] | None = None,
+) -> pd.DataFrame:  # fmt: skip
+    """A line of means and a band of intervals over seeds, or of their range, for each value of ``by``.
+
+    Args:
+        frame: rows of :func:`normcore.lab.verdicts.tables.curves` of one split.
+        looks: of the lines, where the frame has not all that the figure has.
+
+    Returns:
+        The numbers drawn: ``by``, ``x``, ``mean``, ``low``, ``high``, ``n``.
+    """
+    numbers = intervals(frame.dropna(subset=[metric]), [by, x], metric)
+    looks = looks or styles(by, numbers[by])
+    for name, line in numbers.groupby(by, sort=False):
+        look = looks[str(name)]
+        every = max(1, len(line) // 10)
+        sns.lineplot(
+            data=line, x=x, y="mean", ax=axes, color=look.color, marker=look.marker, linestyle=look.dash,
+            markevery=every, errorbar=None, label=look.label, legend=False, gid=f"series:{name}",
+            markeredgewidth=0,
+        )  # fmt: skip
+        band = axes.fill_between(line[x], line["low"], line["high"], color=look.color, alpha=0.25, linewidth=0)
+        band.set_gid(f"series:{name}")
+    return numbers
+
+
+def interactive_curves(
+    frame: pd.DataFrame,
+    panels: Sequence[tuple[str, str, str]],
+    *,
+    alt: str,
+    caption: str,
+    by: str = "norm",
+    x: str = "epoch",
+    facet: str = "",
+    logy: Sequence[str] = ("loss",),
+) -> Html:
+    """Curves whose lines can be switched on and off and stepped through, with their numbers as a table.
+
+    Without the script (in Jupyter, in print) it is the same figure, its legend and its table.
+
+    Args:
+        frame: rows of :func:`normcore.lab.verdicts.tables.curves`.
+        panels: (split, metric, axis label) of each panel.
+        alt, caption: as in :func:`show`.
+        by, x: the column that tells lines apart, and the horizontal one.
+        facet: a column; each of its values gets panels of its own, all with the same vertical axis.
+        logy: metrics on a logarithmic axis.
+    """
+    if frame.empty:  # of a profile that is published in part
+        return Html(captioned("<p>None of these runs is there yet.</p>", caption))
+    figures, data = [], []
+    facets = styles(facet, frame[facet]) if facet else {"": None}
+    looks = styles(by, frame[by])
+    for (value, look), (split, metric, label) in itertools.product(facets.items(), panels):
+        rows = frame[(frame["split"] == split) & (frame[facet].astype(str) == value if look else True)]
+        own = split in ("train", "batch", "validation", "test")
+        title = look.label if look else f"{split} {metric}" if own else metric.replace("_", " ")
+        with panel() as (figure, axes):
+            numbers = draw_curves(axes, rows, metric, by=by, x=x, looks=looks)
+            axes.set(xlabel=AXES.get(x, x), ylabel=label, title=title)
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8 if x == "epoch" else 6))
+            if numbers[x].max() > 2000:
+                axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v / 1000:g}k" if v else "0"))
+            if metric in logy:
+                log_scale(axes)
+        figures.append(figure)
+        data.append((title, numbers))
+    if facet:
+        same_y(figures)
+    body = beside(figures, alt) + legend_of(looks) + _tables(data, by, x, looks)
+    points = [  # after the panels are drawn: that settles where the axes stand
+        {"title": title, "line": _pixels(figure.axes[0]), "series": _series(numbers, by, x, looks)}
+        for (title, numbers), figure in zip(data, figures, strict=True)
+    ]
+    payload = html.escape(json.dumps({"x": AXES.get(x, x), "panels": points}, separators=(",", ":"), allow_nan=False))
+    return Html(captioned(body, caption, f' data-curves="{payload}"'))
+
+
+def _pixels(axes: Axes) -> list[float]:
+    """[a, b, top, bottom]: where a value x stands in the SVG, at a + b x, and where the axes end."""
+    figure = axes.figure
+    assert figure is not None
+    figure.set_dpi(72)  # a unit of the SVG is a point
+    height = figure.bbox.height
+    zero, one = (axes.transData.transform((value, 0))[0] for value in (0, 1))
+    box = axes.bbox
+    return [round(float(v), 3) for v in (zero, one - zero, height - box.y1, height - box.y0)]
+
+
+def _series(numbers: pd.DataFrame, by: str, x: str, looks: Mapping[str, Style]) -> dict[str, Any]:
+    found = {}
+    for name, line in numbers.groupby(by, sort=False):
+        columns = {c: [_plain(v) for v in line[c]] for c in ("mean", "low", "high")}
+        found[str(name)] = {"label": looks[str(name)].label, "x": [_plain(v) for v in line[x]], **columns}
+    return found
+
+
+def _plain(value: float) -> float | None:
+    if pd.isna(value):
+        return None
+    return round(float(value), 4) if abs(value) >= 0.1 else float(f"{value:.4g}")
+
+
+def _tables(data: Sequence[tuple[str, pd.DataFrame]], by: str, x: str, looks: Mapping[str, Style]) -> str:
+    parts = []
+    for title, numbers in data:
+        wide = numbers.assign(cell=[_cell(r) for r in numbers.itertuples()])
+        wide = wide.pivot(index=x, columns=by, values="cell").fillna("")
+        wide = wide[list(dict.fromkeys(numbers[by]))]
+        if len(wide) > 40:
+            wide = wide.iloc[:: len(wide) // 20]
+        head = "".join(f'<th scope="col">{looks[str(c)].label}</th>' for c in wide.columns)
+        rows = "".join(
+            f'<tr><th scope="row">{at:{",.0f" if at >= 1000 else ".3g"}}</th>'
+            + "".join(f"<td>{v}</td>" for v in row)
+            + "</tr>"
+            for at, row in zip(wide.index, wide.to_numpy(), strict=True)
+        )
+        parts.append(
+            f'<table><caption>{title}</caption><tr><th scope="col">{AXES.get(x, x)}</th>{head}</tr>{rows}</table>'
+        )
+    seeds = min((int(numbers["n"].min()) for _, numbers in data if len(numbers)), default=0)
+    note = f"Means over seeds{spread(seeds, 'in brackets')}."
+    return (
+        f'<details><summary>The numbers</summary><p>{note}</p><div class="nc-tables">{"".join(parts)}</div></details>'
+    )
+
+
+def _cell(row: Any) -> str:
+    return f"{row.mean:.4f}" if pd.isna(row.low) else f"{row.mean:.4f} [{row.low:.4f}, {row.high:.4f}]"

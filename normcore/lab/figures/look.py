@@ -1,0 +1,239 @@
+"""One look for the whole book: what stands for a normalizer, a panel, a figure on a page.
+
+A figure is put on the page as inline SVG. Its lines of text and its axes take the colour of the page's text,
+so it is as readable in dark mode as in light, and it is sharp at every width.
+"""
+
+import functools
+import html
+import io
+import itertools
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import matplotlib as mpl
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+
+class Style(NamedTuple):
+    """How a normalizer looks in every figure of the book."""
+
+    label: str
+    color: str
+    marker: str
+    dash: str | tuple[int, tuple[int, ...]] = "-"
+
+
+# Okabe and Ito's colours, safe for colour-blind readers, darkened or lightened until each stands out on white
+# and on black alike; what shares a hue is a relative and differs in dash and marker.
+STYLES = {
+    "none": Style("no norm", "#8a8a8a", "o"),
+    "bn": Style("BN", "#2b7fc4", "s"),
+    "brn": Style("BatchRenorm", "#2b7fc4", "<", (0, (4, 2))),
+    "rbn": Style("ReferenceBN", "#2b7fc4", ">", (0, (1, 1))),
+    "vbn": Style("VirtualBN", "#2b7fc4", "p", (0, (6, 2, 1, 2))),
+    "ln": Style("LN", "#d9661f", "D"),
+    "cln": Style("ChannelLN", "#d9661f", "d", (0, (4, 2))),
+    "rms": Style("RMSNorm", "#d9661f", "P", (0, (1, 1))),
+    "in": Style("IN", "#0f9d76", "^"),
+    "gn": Style("GN", "#c45f98", "v"),
+    "sn": Style("SN", "#8f6fd0", "*"),
+    "fnbb": Style("FNBB", "#c08a00", "h"),
+    "fnbl": Style("FNBL", "#c08a00", "H", (0, (4, 2))),
+    "lrn": Style("LRN", "#7a8a2a", "X"),
+}
+
+#: variants of a normalizer, in its colour
+VARIANT_STYLES = {
+    "fnbl-code": Style("FNBL, code (ChannelLN)", "#d9661f", "d", (0, (4, 2))),
+    "fnbl-text": Style("FNBL, text", "#c08a00", "H", (0, (4, 2))),
+    "bn-noise": Style("BN, then noise", "#2b7fc4", "X", (0, (4, 2))),
+    "none-dropout": Style("no norm, dropout", "#8a8a8a", "P", (0, (4, 2))),
+    "bn-dropout": Style("BN, dropout", "#2b7fc4", "8", (0, (4, 2))),
+    "contrib-in": Style("IN of keras-contrib", "#0f9d76", "8", (0, (4, 2))),
+    "contrib-gn": Style("GN of keras-contrib", "#c45f98", "X", (0, (4, 2))),
+}
+_NAMED = {**STYLES, **VARIANT_STYLES}
+#: ending of a variant's name -> what it says of the normalizer before it (see ``catdog``), and its dash
+_ENDINGS = {"-head": (", BN behind", (0, (1, 1))), "-report": (", as run", (0, (4, 2)))}
+#: of other names: as far from those above and from each other as can be, to colour-blind readers as well
+_OTHER_COLORS = ("#a800fc", "#78603c", "#fc006c", "#8478fc")
+_OTHER_LOOKS = zip(
+    itertools.cycle(_OTHER_COLORS), itertools.cycle("os^Dv"), itertools.repeat((0, (5, 1, 1, 1))), strict=False
+)
+_SEQUENCE = (("#3b62c8", "o"), ("#2a93b5", "s"), ("#2fa062", "^"), ("#b08d00", "D"), ("#d0612a", "v"), ("#b8458a", "P"))
+
+
+_OWN = re.compile(r"^.+:(\w+)@[0-9a-f]{8}\b")  # a layer of one's own, pinned to its source
+
+
+def label(name: str) -> str:
+    """The name of a normalizer or variant as readers see it; any other name as it is, without its source.
+
+    >>> label("cln"), label("bn-head"), label("fnbb as published"), label("mine.py:MyNorm@877a4471")
+    ('ChannelLN', 'BN, BN behind', 'fnbb as published', 'MyNorm')
+    """
+    known = _known(name)
+    return known.label if known else _OWN.sub(r"\1", name)
+
+
+def _known(name: str) -> Style | None:
+    """The look of a normalizer or variant of the book."""
+    for ending, (words, dash) in _ENDINGS.items():
+        look = _NAMED.get(name.removesuffix(ending))
+        if look and name.endswith(ending):
+            return look._replace(label=look.label + words, dash=dash)
+    return _NAMED.get(name)
+
+
+def style(name: str) -> Style:
+    """How a normalizer or variant looks. One that the book does not know is called by its name, and keeps the look that
+    it gets when it is first asked for.
+
+    >>> style("bn").label, style("of my own").label
+    ('BN', 'of my own')
+    """
+    return _known(name) or _other(name)
+
+
+@functools.cache
+def _other(name: str) -> Style:
+    return Style(label(name), *next(_OTHER_LOOKS))
+
+
+def styles(by: str, values: Iterable[Any]) -> dict[str, Style]:
+    """How the lines of a figure look: normalizers and variants as everywhere in the book, the values of a setting in a
+    sequence from blue to red."""
+    order = list(dict.fromkeys(values))
+    if by in ("norm", "variant", "") or all(_known(str(value)) for value in order):
+        return {str(value): style(str(value)) for value in order}
+    words = {"batch_size": "batch ", "lr": "lr ", "num_groups": "groups ", "layer": "layer "}.get(by, "")
+    looks = itertools.cycle(_SEQUENCE)
+    if not any(isinstance(value, str) for value in order):
+        order.sort()
+    return {str(v): Style(words + (f"{v:g}" if isinstance(v, float) else str(v)), *next(looks)) for v in order}
+
+
+TEXT = "#010203"  # stands for the page's text colour; see svg()
+_RC: Any = {
+    "font.size": 9.5, "axes.titlesize": 10.5, "axes.labelsize": 9.5, "legend.fontsize": 9,
+    "text.color": TEXT, "axes.labelcolor": TEXT, "axes.edgecolor": TEXT, "xtick.color": TEXT,
+    "ytick.color": TEXT, "axes.titlecolor": TEXT, "grid.color": TEXT, "grid.alpha": 0.15, "grid.linewidth": 0.6,
+    "axes.linewidth": 0.7, "lines.linewidth": 1.7, "lines.markersize": 4.5, "legend.frameon": False,
+    "svg.fonttype": "none", "svg.hashsalt": "normcore", "figure.constrained_layout.use": True,
+}  # fmt: skip
+
+
+@contextmanager
+def panel(width: float = 4.4, height: float = 3.0) -> Iterator[tuple[Figure, Axes]]:
+    """One panel in the book's style; panels stand beside each other where there is room (inches)."""
+    with sns.axes_style("ticks"), mpl.rc_context(_RC):
+        figure = Figure(figsize=(width, height))
+        axes = figure.add_subplot()
+        axes.grid(visible=True, axis="y")
+        yield figure, axes
+        sns.despine(ax=axes)
+
+
+def svg(figure: Figure, background: str | None = None) -> str:
+    """The figure as an SVG element that takes its text colour from the page; the same bytes every time.
+
+    Groups whose gid is ``series:NAME`` get the attribute ``data-series="NAME"``. With a ``background`` the
+    text is black instead, for a file that stands alone.
+    """
+    buffer = io.StringIO()
+    with mpl.rc_context(_RC):
+        options: dict[str, Any] = {"facecolor": background} if background else {"transparent": True}
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None}, **options)
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r'id="series:([^"]+)"', r'data-series="\1"', text)
+    text = re.sub(r'<g id="\w+"', "<g", text)  # the same ids in every figure of a page help nobody
+    text = re.sub(r"'DejaVu Sans'[^;\"]*", "system-ui, sans-serif", text)
+    text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)
+    return text.replace(TEXT, "currentColor" if background is None else "#222222")
+
+
+#: what stands at the axes
+AXES = {"samples": "images seen", "batch_size": "batch size", "lr": "learning rate", "num_groups": "groups"}
+
+
+class Html(str):
+    """Markup that a notebook displays as such."""
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}, {len(self)} characters>"
+
+    def _repr_html_(self) -> str:
+        return str(self)
+
+
+def show(
+    figures: Figure | Sequence[Figure], *, alt: str, caption: str, share_y: bool = True, legend: Iterable[Any] = ()
+) -> Html:
+    """The panels of one figure, side by side where there is room, with the same vertical axis (``share_y``).
+
+    Args:
+        figures: made in :func:`panel`.
+        alt: what the figure shows, for who does not see it.
+        caption: what to look at.
+        legend: the normalizers or variants that all panels show, to be named under them.
+    """
+    panels = [figures] if isinstance(figures, Figure) else list(figures)
+    if share_y:
+        same_y(panels)
+    looks = styles("", legend)
+    return Html(captioned(beside(panels, alt) + (legend_of(looks) if looks else ""), caption))
+
+
+def same_y(panels: Sequence[Figure]) -> None:
+    """Give the panels one vertical axis."""
+    ends = [axes.get_ylim() for figure in panels for axes in figure.axes]
+    for figure in panels:
+        for axes in figure.axes:
+            axes.set_ylim(min(low for low, _ in ends), max(high for _, high in ends))
+
+
+def beside(panels: Sequence[Figure], alt: str) -> str:
+    """The panels side by side where there is room, as markup."""
+    kinds = ("nc-panel nc-wide" if panel.get_figwidth() > 6 else "nc-panel" for panel in panels)
+    drawn = "".join(f'<div class="{kind}">{svg(panel)}</div>' for kind, panel in zip(kinds, panels, strict=True))
+    return f'<div class="nc-panels" role="img" aria-label="{html.escape(alt)}">{drawn}</div>'
+
+
+def captioned(body: str, caption: str, attributes: str = "") -> str:
+    """Markup as a figure of the book, with its caption."""
+    return f'<figure class="nc-figure"{attributes}>{body}<figcaption>{html.escape(caption)}</figcaption></figure>'
+
+
+def tabulate(rows: Iterable[Mapping[str, object]]) -> Html:
+    """Rows as a table, in the book's style and without an index."""
+    return Html(pd.DataFrame([dict(row) for row in rows]).to_html(index=False, border=0, justify="left"))
+
+
+def log_scale(axes: Axes) -> None:
+    """A logarithmic vertical axis with plain numbers, at 1, 2 and 5 times the powers of ten, or at these alone where
+    there are more than three."""
+    axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 1000 * low else (1,)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def legend_of(looks: Mapping[str, Style]) -> str:
+    """The names of lines beside how they look, as markup."""
+    rows = []
+    for name, look in looks.items():
+        with panel(0.55, 0.2) as (figure, axes):
+            axes.set_axis_off()
+            axes.plot([0, 1, 2], [0, 0, 0], color=look.color, linestyle=look.dash, marker=look.marker,
+                      markevery=[1], markeredgewidth=0, markersize=5)  # fmt: skip
+        rows.append(f'<span data-series="{name}"><span aria-hidden="true">{svg(figure)}</span>{look.label}</span>')
+    return f'<div class="nc-legend">{"".join(rows)}</div>'

@@ -1,0 +1,139 @@
+"""Probes: what is measured inside a network at chosen steps of its training, without disturbing it.
+
+A run asks for them by name (``RunConfig.probes``) and keeps their rows; every probe looks at copies, and its random
+numbers are its own, so that a run is the same to the bit with probes and without.
+"""
+
+import copy
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..tasks.outliers import KINDS
+from . import distributions, influence, landscape
+from .landscape import Forward
+
+Row = dict[str, Any]
+BATCHES = 16  # that a probe of the gradient is the median over: a single batch's may be long or short
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What a probe may look at, in training mode.
+
+    Attributes:
+        model: the network before a step; a probe changes copies of it only.
+        stepped: makes a copy of the network after a step on this batch, with the optimizer as it is.
+        forward: the network's scores for a batch.
+        batches: the first batches of training images, at most ``BATCHES``, the same whatever the step.
+        trained: mean loss and accuracy over all training images, in evaluation mode.
+        held, held_labels: images that are not trained on, looked at whatever the step, and their labels.
+        foreign: images of another data set, at least as many as a batch has; none where the run names none.
+        lr: the learning rate.
+    """
+
+    model: nn.Module
+    stepped: Callable[[Tensor, Tensor], nn.Module]
+    forward: Forward
+    batches: Sequence[tuple[Tensor, Tensor]]
+    trained: Callable[[], dict[str, float]]
+    held: Tensor
+    held_labels: Tensor
+    foreign: Tensor
+    lr: float
+
+
+@torch.no_grad()
+def feature_distributions(at: Snapshot) -> list[Row]:
+    """The distribution of what each normalizer of ``features`` gives out, or the convolution where there is none: a
+    row a layer, :func:`normcore.lab.probes.distributions.summary` and how far ``apart`` it is from the other layers."""
+    model, seen = copy.deepcopy(at.model), dict[str, Tensor]()
+    for name, part in model.named_modules():
+        if name.startswith("features.") and name.endswith((".norm", ".noise")):
+            stage = name.rpartition(".")[0]  # the last that it gives out: noise behind the normalizer, the batch behind
+            part.register_forward_hook(lambda _, __, out, stage=stage: seen.__setitem__(stage, out))
+    at.forward(model, at.held)
+    rows = zip(map(distributions.summary, seen.values()), distributions.apart([*seen.values()]), strict=True)
+    return [{"layer": i, **found, "apart": apart} for i, (found, apart) in enumerate(rows, start=1)]
+
+
+def covariate_shift(at: Snapshot) -> list[Row]:
+    """:func:`normcore.lab.probes.landscape.covariate_shift` by a step on each batch, a row a layer but the first."""
+    return _medians(
+        [landscape.covariate_shift(at.forward, at.model, at.stepped(x, y), x, y) for x, y in at.batches], "layer"
+    )
+
+
+def smoothness(at: Snapshot) -> list[Row]:
+    """:func:`normcore.lab.probes.landscape.smoothness` around the present weights, one row."""
+    return _medians([[landscape.smoothness(at.forward, at.model, x, y, at.lr)] for x, y in at.batches])
+
+
+def outlier_influence(at: Snapshot) -> list[Row]:
+    """:func:`normcore.lab.probes.influence.influence` in batches of held images, a row a kind of outlier that there
+    are images for and a mode; as a third mode, ``step``, the ``output`` of all held images changes by
+    :func:`normcore.lab.probes.influence.influence_of_a_step`."""
+    size = min(len(at.batches[0][0]), len(at.held))
+    cut = list(zip(at.held.split(size), at.held_labels.split(size), strict=True))[:BATCHES]
+    batches = [(x, y) for x, y in cut if len(x) == size]
+    rows: list[Row] = []
+    for kind in (kind for kind in KINDS if kind != "foreign" or len(at.foreign)):
+        found = [influence.influence(at.forward, at.model, x, y, kind, at.foreign) for x, y in batches]
+        rows += [{"kind": kind, **row} for row in _medians(found, "mode")]
+        after = [
+            influence.influence_of_a_step(at.forward, at.stepped, x, y, at.held, kind, at.foreign) for x, y in batches
+        ]
+        rows.append({"kind": kind, "mode": "step", "output": float(np.median(after)), "gradient": None, "update": None})
+    return rows
+
+
+def training_set(at: Snapshot) -> list[Row]:
+    """Loss and accuracy over all training images in evaluation mode, one row: of a network with dropout or noise the
+    training curve, taken on the way, says less than the network can."""
+    return [dict(at.trained())]
+
+
+def _medians(batches: Sequence[Sequence[Mapping[str, Any]]], *names: str) -> list[Row]:
+    """The rows of one batch, each number the median over the batches; what is not a number has these names."""
+    return [
+        {c: first if c in names else float(np.median([row[c] for row in rows])) for c, first in rows[0].items()}
+        for rows in zip(*batches, strict=True)
+    ]
+
+
+PROBES: dict[str, Callable[[Snapshot], list[Row]]] = {
+    "distributions": feature_distributions, "shift": covariate_shift, "smoothness": smoothness,
+    "outliers": outlier_influence, "training_set": training_set,
+}  # fmt: skip
+
+#: probe -> column -> values, a row of the probe at each place
+Probed = dict[str, dict[str, list[Any]]]
+
+
+def due(probes: Mapping[str, int], step: int, last: bool) -> list[str]:
+    """The probes that are taken before the step that follows this one: at the start, every so many steps, and at the
+    end."""
+    return [name for name, every in probes.items() if step % every == 0 or last]
+
+
+def take(name: str, snapshot: Callable[[], Snapshot], device: torch.device, step: int, into: Probed) -> None:
+    """Take a probe and note its rows; numbers that are not finite become None."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), torch.enable_grad():
+        torch.manual_seed(step)
+        rows = PROBES[name](snapshot())
+    columns = into.setdefault(name, {})
+    for row in rows:
+        for column, value in {"step": step, **row}.items():
+            columns.setdefault(column, []).append(_plain(value))
+
+
+def _plain(value: Any) -> Any:
+    """Five significant digits: a result file is read by people, too."""
+    if not isinstance(value, float):
+        return value
+    return float(f"{value:.5g}") if math.isfinite(value) else None

@@ -1,0 +1,442 @@
+"""A sweep: many runs, side by side, resumable, sharable, within a time budget."""
+
+import dataclasses
+import math
+import os
+import signal
+import sys
+import time
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from multiprocessing import get_context
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnContext
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from filelock import FileLock, Timeout
+from tqdm import tqdm
+
+from ... import own
+from .. import paths
+from ..config import RunConfig
+from ..errors import LabError, ShardDone, SweepIncomplete, UsageError
+from ..provenance import choose_device
+from ..tasks import task_class
+from . import training, weights
+from .store import Run, Store
+from .training import OutOfTime, train
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Part ``number`` of ``of``: a run belongs to the part that its key decides."""
+
+    number: int = 1
+    of: int = 1
+
+    @classmethod
+    def parse(cls, text: str) -> "Shard":
+        """``"2/3"``: the second of three parts."""
+        number, _, of = text.partition("/")
+        if not (number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
+            raise UsageError(f"shard must be i/n with 1 <= i <= n, such as 2/3, got {text!r}")
+        return cls(int(number), int(of))
+
+    def holds(self, key: str) -> bool:
+        return int(key, 16) % self.of == self.number - 1
+
+
+def parse_seconds(text: str) -> float:
+    """Seconds of a duration such as ``90s``, ``9m`` or ``1.5h``; infinity for an empty one."""
+    if not text:
+        return math.inf
+    unit = {"s": 1, "m": 60, "h": 3600}.get(text[-1])
+    try:
+        value = float(text[:-1]) * (unit or math.nan)
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and value > 0):
+        raise UsageError(f"a time budget is a positive number and s, m or h, such as 9m, got {text!r}")
+    return value
+
+
+def sweep(
+    configs: Iterable[RunConfig],
+    store: Store,
+    *,
+    device: str = "auto",
+    jobs: int = 1,
+    fresh: bool = False,
+    shard: Shard | None = None,
+    deadline: float = math.inf,
+) -> list[Run]:
+    """Run what is not in the store yet, and return all results in the order asked for.
+
+    Args:
+        configs: the runs.
+        store: where results are and go.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        jobs: how many runs side by side, each in a process of its own, on a CPU with one thread each.
+        fresh: run again what is there; the old result stays until the new one replaces it.
+        shard: run this part only.
+        deadline: by ``time.monotonic``; past it the sweep stops inside the run and keeps its state.
+
+    Raises:
+        UsageError, DataError: before anything is run.
+        ShardDone: if all that is missing belongs to other shards.
+        SweepIncomplete: if runs are missing for another reason (the budget, a dead worker); calling again
+            goes on.
+    """
+    wanted = {config.key: config for config in configs}
+    check(wanted.values())
+    if jobs < 1:
+        raise UsageError(f"jobs must be at least 1, got {jobs}")
+    mine = [c for key, c in wanted.items() if shard is None or shard.holds(key)]
+    todo = [c for c in mine if fresh or not store.adopt(c.key)]
+    problems: list[str] = []
+    if todo:
+        chosen = choose_device(device)
+        first = _started_from(todo, wanted, store)
+        data = {(c.task, c.dataset, c.image_size, c.colours, c.foreign): c for c in (*first, *todo)}
+        for config in data.values():
+            task_class(config.task).prepare(config)  # once, here, and what is wrong with it is said before any run
+        problems = _perform([_Job(c, store, chosen, deadline, keep=True) for c in first], jobs)
+        problems += _perform([_Job(c, store, chosen, deadline, fresh) for c in todo], jobs)
+    found = [store.get(key) for key in wanted]
+    # a layer of one's own may lie elsewhere than when it was run
+    found = [run and dataclasses.replace(run, config=wanted[run.key]) for run in found]
+    missing = found.count(None)
+    if missing:
+        where = f"{len(wanted) - missing} of {len(wanted)} runs of {store.experiment} are there"
+        if not problems:
+            raise ShardDone(f"{where}; the rest belongs to other shards")
+        raise SweepIncomplete(f"{where}; {'; '.join(dict.fromkeys(problems))}. Run it again to go on.")
+    return [run for run in found if run]
+
+
+def check(configs: Iterable[RunConfig]) -> None:
+    """Each combination of what is checked once: a sweep has many runs and few names."""
+    for config in {dataclasses.replace(c, seed=0, steps=1, lr=1.0).key: c for c in configs}.values():
+        training.check(config)
+
+
+def _started_from(todo: Iterable[RunConfig], wanted: Mapping[str, RunConfig], store: Store) -> list[RunConfig]:
+    """The runs that others start from and whose networks are not kept."""
+    missing = dict.fromkeys(c.start for c in todo if c.start and not weights.file(c.start).is_file())
+    configs = {}
+    for key in missing:
+        run = store.find(key)
+        if run is None and key not in wanted:
+            raise UsageError(f"start={key!r}: there is no such run; name the key of one that is there or in this sweep")
+        configs[key] = run.config if run else wanted[key]
+    check(configs.values())
+    return list(configs.values())
+
+
+# --- one run ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Job:
+    config: RunConfig
+    store: Store
+    device: torch.device
+    deadline: float
+    fresh: bool = False
+    keep: bool = False  # the trained network, whether or not the result is there
+
+    @property
+    def name(self) -> str:
+        return f"{own.short(self.config.norm)}, seed {self.config.seed} ({self.config.key})"
+
+    @property
+    def checkpoint(self) -> Path:
+        return paths.cache() / "checkpoints" / f"{self.config.key}.pt"
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """How a run ended: with its result in the store, ``busy`` where another process is at it, or with a problem."""
+
+    busy: bool = False
+    problem: str = ""
+    unexpected: bool = False  # no refusal of the lab's
+
+
+_BUDGET = _Outcome(problem="the time budget is used up")
+
+
+def _attempt(job: _Job, progress: Callable[[int], None], patient: bool) -> _Outcome:
+    """Do the run and store it, unless another process does: ``patient`` waits for that one's result."""
+    lock = paths.cache() / "locks" / f"{job.config.key}.lock"
+    asked = time.time()
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(lock, timeout=_seconds_left(job) if patient else 0):
+            result = job.store.path(job.config.key)
+            newer = result.is_file() and result.stat().st_mtime > asked
+            known = job.store.find(job.config.key)
+            kept = not job.keep or weights.file(job.config.key).is_file()
+            if newer or (known and kept and not job.fresh):
+                return _Outcome()
+            run = train(job.config, job.device, progress=progress, deadline=job.deadline,
+                        checkpoint=job.checkpoint, keep=job.keep)  # fmt: skip
+            if known and not job.fresh:
+                _compare(known, run)
+            else:
+                job.store.put(run)
+            return _Outcome()
+    except Timeout:
+        return _BUDGET if patient else _Outcome(busy=True)
+    except OutOfTime:
+        return _BUDGET
+    except LabError as error:
+        return _Outcome(problem=f"{job.name}: {error}")
+    except Exception as error:
+        return _Outcome(problem=f"{job.name}: {type(error).__name__}: {error}", unexpected=True)
+
+
+def _compare(known: Run, again: Run) -> None:
+    """Say so where a network that is trained again, for others to start from, is not the one that was measured."""
+    if known.final != again.final:
+        warnings.warn(
+            f"run {known.key}, trained again for others to start from, ends elsewhere than its result: "
+            f"{again.final} for {known.final}",
+            stacklevel=2,
+        )
+
+
+def _seconds_left(job: _Job) -> float:
+    """Until the deadline; -1, which is for ever to a lock, where there is none."""
+    return -1 if math.isinf(job.deadline) else max(0.0, job.deadline - time.monotonic())
+
+
+# --- all of them -----------------------------------------------------------------------------------------
+
+
+def _perform(work: Sequence[_Job], jobs: int) -> list[str]:
+    """Does everything; returns what went wrong, in words. An error of one run leaves the others be."""
+    if not work:
+        return []
+    for job in work:
+        if job.fresh:
+            job.checkpoint.unlink(missing_ok=True)
+    with _bars(work) as report:
+        if jobs == 1:
+            return _one_by_one(work, report)
+        return _SideBySide(work, report, jobs).perform()
+
+
+# report(position of the job, steps done, finished)
+_Report = Callable[[int, int, bool], None]
+
+
+def _one_by_one(work: Sequence[_Job], report: _Report) -> list[str]:
+    problems: list[str] = []
+    queue = [(i, job, False) for i, job in enumerate(work)]
+    for i, job, patient in queue:  # grows: what another process was at comes again at the end
+        if time.monotonic() > job.deadline:
+            return [*problems, _BUDGET.problem]
+        outcome = _attempt(job, lambda steps, i=i: report(i, steps, False), patient)  # type: ignore[misc]
+        if outcome.busy:
+            queue.append((i, job, True))
+        elif outcome.problem:
+            problems.append(_said(outcome))
+        else:
+            report(i, job.config.steps, True)
+    return problems
+
+
+def _said(outcome: _Outcome) -> str:
+    if outcome.unexpected:
+        warnings.warn(f"a run failed: {outcome.problem}", stacklevel=3)
+    return outcome.problem
+
+
+# --- side by side ----------------------------------------------------------------------------------------
+
+_TRIES = 3  # how often a run is begun whose worker dies
+
+
+class _SideBySide:
+    """The runs of a sweep in worker processes, at most ``jobs`` at once.
+
+    A worker can be killed at any moment, by an out-of-memory killer for one. So no two share a lock or a queue,
+    which would die with it: each has a pipe of its own, whose end is its death. A run that dies with its worker
+    is begun again by another, from its last checkpoint.
+    """
+
+    def __init__(self, work: Sequence[_Job], report: _Report, jobs: int) -> None:
+        self.work, self.report, self.jobs = work, report, jobs
+        self.context = get_context("spawn")
+        self.steps = self.context.RawArray("q", len(work))  # each run writes its own place, without a lock
+        self.waiting = list(range(len(work)))
+        self.patient: set[int] = set()
+        self.deaths: Counter[int] = Counter()  # by run
+        self.failed_starts = 0  # since a worker last came to work
+        self.workers: list[_Worker] = []
+        self.problems: list[str] = []
+
+    def perform(self) -> list[str]:
+        """Do all of them; returns what went wrong, in words."""
+        try:
+            while self.waiting or any(worker.run is not None for worker in self.workers):
+                self._hand_out()
+                for pipe in wait([worker.pipe for worker in self.workers], timeout=0.2):
+                    self._hear(next(worker for worker in self.workers if worker.pipe is pipe))
+                for worker in self.workers:
+                    if worker.run is not None:
+                        self.report(worker.run, self.steps[worker.run], False)
+        finally:
+            for worker in self.workers:
+                worker.process.terminate()  # all of them before the first is waited for
+            for worker in self.workers:
+                worker.end()
+        return self.problems
+
+    def _hand_out(self) -> None:
+        """A run to each worker that has none, and as many workers as there is work for."""
+        if self.waiting and time.monotonic() > self.work[0].deadline:
+            self._give_up(_BUDGET.problem)
+        for worker in self.workers:
+            if worker.ready and worker.run is None and self.waiting:
+                i = self.waiting.pop(0)
+                worker.take(i, self.work[i], i in self.patient)
+        busy = sum(worker.run is not None for worker in self.workers)
+        while len(self.workers) < min(self.jobs, len(self.waiting) + busy):
+            self.workers.append(_Worker(self.context, self.steps))
+
+    def _hear(self, worker: "_Worker") -> None:
+        """What a worker has to say: that it is ready, how its run ended, or, by the end of its pipe, that it died."""
+        try:
+            outcome = worker.pipe.recv()
+        except (EOFError, OSError):
+            self._bury(worker)
+            return
+        i, worker.run = worker.run, None
+        if i is None:
+            worker.ready, self.failed_starts = True, 0
+        elif outcome.busy:
+            self.patient.add(i)
+            self.waiting.append(i)
+        elif outcome.problem:
+            self.problems.append(_said(outcome))
+        else:
+            self.report(i, self.work[i].config.steps, True)
+
+    def _bury(self, worker: "_Worker") -> None:
+        self.workers.remove(worker)
+        worker.end()
+        died = f"its process died (exit code {worker.process.exitcode})"
+        if not worker.ready:
+            self.failed_starts += 1
+            if self.failed_starts >= _TRIES * self.jobs:
+                self._give_up(f"a worker process died before its first run (exit code {worker.process.exitcode})")
+        if worker.run is None:
+            return
+        self.deaths[worker.run] += 1
+        problem = f"{self.work[worker.run].name}: {died}"
+        if self.deaths[worker.run] < _TRIES:
+            warnings.warn(f"{problem}; it is begun again", stacklevel=2)
+            self.waiting.append(worker.run)
+        else:
+            self.problems.append(_said(_Outcome(problem=f"{problem}, {_TRIES} times", unexpected=True)))
+
+    def _give_up(self, problem: str) -> None:
+        """Begin no more runs; those that are at work end."""
+        self.problems.append(problem)
+        self.waiting.clear()
+
+
+class _Worker:
+    """A process that does one run after another, and the pipe to it.
+
+    Attributes:
+        ready: whether it has come to work; that takes seconds.
+        run: the position of the run that it is at.
+    """
+
+    def __init__(self, context: SpawnContext, steps: Any) -> None:
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(target=_work, args=(theirs, steps), daemon=True)
+        self.process.start()
+        theirs.close()  # so that the pipe ends with the worker
+        self.ready = False
+        self.run: int | None = None
+
+    def take(self, run: int, job: _Job, patient: bool) -> None:
+        self.run = run
+        with suppress(OSError):  # it has died since: the end of its pipe says so
+            self.pipe.send((run, job, patient))
+
+    def end(self) -> None:
+        self.process.terminate()
+        self.process.join(5)
+        self.process.kill()
+        self.process.join(5)
+        self.pipe.close()
+
+
+def _leave(*_: object) -> None:
+    """Leaves no half-written file; once, whatever comes on the way out."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.exit(128 + signal.SIGTERM)
+
+
+def _work(pipe: Connection, steps: Any) -> None:
+    """What a worker does: say that it is ready, then one run after another."""
+    from ..lifetime import end_with  # here, so that it can be run as a program without having been imported
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the parent ends its workers
+    signal.signal(signal.SIGTERM, _leave)
+    end_with(os.getppid())
+    with suppress(EOFError, OSError):  # the pipe's: the parent is gone
+        pipe.send(None)
+        while True:
+            run, job, patient = pipe.recv()
+
+            def progress(done: int, run: int = run) -> None:
+                steps[run] = done
+
+            pipe.send(_attempt(job, progress, patient))
+
+
+# --- progress --------------------------------------------------------------------------------------------
+
+
+def terminal() -> IO[str] | None:
+    """A terminal to show progress on: this process' own, or the one that ``NORMCORE_TERMINAL`` names
+    (a notebook's kernel has none; the command that started it passes its own on)."""
+    if sys.stderr is not None and sys.stderr.isatty():
+        return sys.stderr
+    try:
+        return Path(os.environ["NORMCORE_TERMINAL"]).open("w", encoding="utf-8")
+    except (KeyError, OSError):
+        return None
+
+
+@contextmanager
+def _bars(work: Sequence[_Job]) -> Iterator[_Report]:
+    """A bar over runs and one over their steps; silent without a terminal."""
+    stream = terminal()
+    if stream is None:
+        yield lambda place, steps, finished: None
+        return
+    done = [0] * len(work)
+    with (
+        tqdm(total=len(work), desc="runs", file=stream, leave=False, position=0) as runs,
+        tqdm(total=sum(t.config.steps for t in work), desc="steps", file=stream, leave=False, position=1,
+             unit_scale=True) as steps,
+    ):  # fmt: skip
+
+        def report(place: int, now: int, finished: bool) -> None:
+            steps.update(max(0, now - done[place]))
+            done[place] = max(now, done[place])
+            runs.update(finished)
+
+        yield report

@@ -1,0 +1,54 @@
+"""The weights of trained networks: what they hash to, and those that are kept because other runs start from them."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from .. import paths
+from ..errors import LabError, UsageError
+from ..files import replacing
+
+
+def fingerprint(model: nn.Module) -> str:
+    """16 hexadecimal digits of the parameters and buffers, with their names."""
+    digest = hashlib.sha256()
+    for name, values in sorted(_state(model).items()):
+        digest.update(f"{name} {values.dtype} {tuple(values.shape)}".encode())
+        digest.update(values.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:16]
+
+
+def file(key: str) -> Path:
+    """Where the network of a run is kept; it need not be there."""
+    return paths.cache() / "networks" / f"{key}.safetensors"
+
+
+def keep(model: nn.Module, key: str) -> None:
+    """Keep the network of a run."""
+    with replacing(file(key)) as temporary:
+        save_file(_state(model), temporary)
+
+
+def load(model: nn.Module, key: str) -> dict[str, Any]:
+    """Give the model the weights of the network that is kept of a run; returns which run that is, and their hash.
+
+    Raises:
+        LabError: it is not kept.
+        UsageError: it is another network.
+    """
+    if not file(key).is_file():
+        raise LabError(f"the network of run {key} is not kept: a sweep over a run that starts from it trains it")
+    try:
+        model.load_state_dict(load_file(file(key)))
+    except RuntimeError as error:
+        why = str(error).split(":", 1)[-1].strip()
+        raise UsageError(f"start={key!r}: that run has another network: {why}") from error
+    return {"run": key, "weights": fingerprint(model)}
+
+
+def _state(model: nn.Module) -> dict[str, Tensor]:
+    return {name: values.detach().cpu().contiguous() for name, values in model.state_dict().items()}

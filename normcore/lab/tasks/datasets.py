@@ -1,0 +1,409 @@
+"""Data sets by name, decoded once to uint8 arrays that every process maps instead of copying.
+
+A set is looked for in the folder that ``NORMCORE_DATA`` names, then in the user's cache, then at its public
+home on the Hugging Face Hub. The embedded digits need none of them.
+"""
+
+import functools
+import hashlib
+import io
+import json
+import re
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock
+from numpy.typing import NDArray
+from PIL import Image
+
+from .. import paths
+from ..errors import DataError, UsageError, unknown
+from ..files import read_yaml, write_json
+from . import shapes
+
+SPLITS = ("train", "test")
+#: what can be done to the images of a colour set, beside nothing: grey in all three channels; or each image's
+#: channels in an order of its own, drawn once, so that no channel means a colour any more
+COLOURS = ("rgb", "grey", "permuted")
+TEXT = "input.txt"  # the file of a text of one's own
+_LAYOUT = 1  # of the decoded arrays; a change makes older caches be decoded again
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What the registry (``data/datasets.yaml``) says of a data set; see the comments there."""
+
+    name: str
+    title: str = ""
+    hub: str = ""
+    embedded: bool = False
+    classes: int = 0
+    items: dict[str, int] | None = None
+    hub_items: dict[str, int] | None = None
+    columns: tuple[str, str] = ("image", "label")
+    hub_columns: tuple[str, str] | None = None
+    test_every: int = 0
+    text: str = ""
+    source: str = ""
+    licence: str = ""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images (N, H, W, C) and labels (N,), mapped from disk."""
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A decoded data set.
+
+    Attributes:
+        name, image_size: as asked for.
+        classes: number of classes.
+        mean, std: per channel over the training split, pixels in [0, 1].
+        train, test: the splits.
+        fingerprint: hash of all pixels and labels; equal wherever a run saw the same data.
+        origin: where it came from: ``embedded``, ``NORMCORE_DATA`` or ``hub``.
+    """
+
+    name: str
+    image_size: int
+    classes: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    train: Split
+    test: Split
+    fingerprint: str
+    origin: str
+
+    @property
+    def channels(self) -> int:
+        return len(self.mean)
+
+
+def registry() -> dict[str, Entry]:
+    """All known data sets: the registry's, and the folders of ``NORMCORE_DATA`` in the right layout."""
+    rows = read_yaml(paths.root() / "data" / "datasets.yaml")
+    entries = {}
+    for name, row in rows.items():
+        for columns in {"columns", "hub_columns"} & set(row):
+            row[columns] = (row[columns]["image"], row[columns]["label"])
+        entries[name] = Entry(name, **row)
+    folder = paths.user_data()
+    if folder and folder.is_dir():
+        for path in sorted(folder.iterdir()):
+            text = TEXT if (path / TEXT).is_file() else ""
+            if path.name not in entries and (text or all(_parquet(path, split) for split in SPLITS)):
+                entries[path.name] = Entry(path.name, title=path.name, text=text, source="a folder of NORMCORE_DATA")
+    return entries
+
+
+def find(name: str) -> Entry:
+    """The registry's entry; an unknown name is a :class:`UsageError` that lists the closest."""
+    known = registry()
+    if name not in known:
+        raise unknown("data set", name, known)
+    return known[name]
+
+
+@functools.lru_cache(maxsize=4)
+def load(name: str, image_size: int, colours: str = "rgb") -> Dataset:
+    """The data set with square images of ``image_size`` pixels, decoded on first use.
+
+    Raises:
+        UsageError: unknown name; ``colours`` that are none of ``COLOURS``, or not ``rgb`` for a grey set.
+        DataError: not found anywhere, or a file that is truncated or corrupt; it names the file.
+    """
+    entry = find(name)
+    if entry.text:
+        raise UsageError(f"{name} is a text, and images are wanted")
+    if colours not in COLOURS:
+        raise unknown("colours", colours, COLOURS)
+    folder = paths.cache() / "datasets" / (f"{name}-{image_size}" + (f"-{colours}" if colours != "rgb" else ""))
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):  # several processes may ask at once; one decodes
+        files = _local_files(entry)
+        cached = _open(entry, image_size, folder)
+        if cached and (files is None or _stamp(files) == _meta(folder)["stamp"]):
+            return cached
+        if entry.embedded:
+            origin, rows = "embedded", EMBEDDED[name]()
+        elif files is not None:
+            origin, rows = "NORMCORE_DATA", _parquet_rows(entry, files)
+        else:
+            origin, rows = "hub", _hub_rows(entry)
+        _decode(entry, image_size, folder, rows, origin, _stamp(files) if files else None, colours)
+        decoded = _open(entry, image_size, folder)
+    assert decoded is not None
+    return decoded
+
+
+def train_items(name: str, image_size: int) -> int:
+    """Number of training images, as the registry says; a set of one's own, of which it says nothing, is read."""
+    return (find(name).items or {}).get("train") or len(load(name, image_size).train.labels)
+
+
+def where(entry: Entry) -> tuple[str, str]:
+    """(state, how to get it) of a data set, without loading anything: for ``normcore data``."""
+    if entry.embedded:
+        return "embedded", "comes with normcore"
+    if entry.text:
+        local, cached = text_file(entry), paths.cache() / "datasets" / f"{entry.name}.txt"
+        state = "NORMCORE_DATA" if local and local.is_file() else "cache" if cached.is_file() else "missing"
+        return state, "found" if state != "missing" else _how_to_get(entry)
+    try:
+        if _local_files(entry) is not None:
+            return "NORMCORE_DATA", "found"
+    except DataError as error:
+        return "incomplete", str(error)
+    sizes = sorted((paths.cache() / "datasets").glob(f"{entry.name}-*/meta.json"))
+    if sizes:
+        found = dict.fromkeys(p.parent.name.removeprefix(f"{entry.name}-").partition("-")[0] for p in sizes)
+        return "cache", "decoded at " + ", ".join(f"{size} px" for size in found)
+    return "missing", _how_to_get(entry)
+
+
+# --- finding and reading the sources ---------------------------------------------------------------------
+
+
+def _parquet(folder: Path, split: str) -> list[Path]:
+    return sorted(folder.glob(f"{split}*.parquet"))
+
+
+def _local_files(entry: Entry) -> dict[str, list[Path]] | None:
+    folder = paths.user_data()
+    if folder is None or entry.embedded or not (folder / entry.name).is_dir():
+        return None
+    files = {split: _parquet(folder / entry.name, split) for split in SPLITS}
+    for split, found in files.items():
+        if not found:
+            raise DataError(f"{folder / entry.name} has no {split}*.parquet: add it, or remove the folder")
+        sharded = re.search(r"-of-(\d+)\.parquet$", found[0].name)
+        if sharded and len(found) != int(sharded[1]):
+            raise DataError(f"{folder / entry.name}: {len(found)} of {int(sharded[1])} shards of {split} are there")
+    return files
+
+
+def text_file(entry: Entry) -> Path | None:
+    """Where NORMCORE_DATA has a text, if it has it."""
+    folder = paths.user_data()
+    return folder / entry.name / entry.text if folder else None
+
+
+def _stamp(files: dict[str, list[Path]]) -> list[list[Any]]:
+    stats = [(path.name, path.stat()) for split in SPLITS for path in files[split]]
+    return [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]
+
+
+# (split, image bytes or array, label, where it stands: for error messages)
+Row = tuple[str, bytes | NDArray[np.uint8] | None, int, str]
+
+
+def _parquet_rows(entry: Entry, files: dict[str, list[Path]]) -> Iterator[Row]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    image, label = entry.columns
+    for split in SPLITS:
+        for path in files[split]:
+            try:
+                with pq.ParquetFile(path) as file:
+                    missing = {image, label} - set(file.schema_arrow.names)
+                    if missing:
+                        found = ", ".join(file.schema_arrow.names)
+                        raise DataError(f"{path} has no column {', '.join(sorted(missing))}; its columns are {found}")
+                    row = 0
+                    for batch in file.iter_batches(1024, columns=[image, label]):
+                        for cell, value in zip(batch[image].to_pylist(), batch[label].to_pylist(), strict=True):
+                            yield split, cell["bytes"], value, f"{path}, row {row}"
+                            row += 1
+            except (pa.ArrowException, OSError) as error:
+                raise DataError(f"{path} is truncated or not a parquet file ({error}): get it again") from error
+
+
+def from_hub(entry: Entry) -> Any:
+    """The data set of the Hugging Face Hub, all of its splits."""
+    if not entry.hub:
+        raise DataError(_how_to_get(entry))
+    import datasets
+
+    datasets.disable_progress_bars()
+    try:
+        return datasets.load_dataset(entry.hub)
+    except Exception as error:  # its many network errors share no base class
+        raise DataError(f"{_how_to_get(entry)} ({type(error).__name__})") from error
+
+
+def _hub_rows(entry: Entry) -> Iterator[Row]:
+    found = from_hub(entry)
+    import datasets
+
+    image, label = entry.hub_columns or entry.columns
+    every = entry.test_every
+    for stored in SPLITS[:1] if every else SPLITS:
+        rows = found[stored].cast_column(image, datasets.Image(decode=False))
+        for number, row in enumerate(rows):
+            split = ("train", "test")[number % every == 0] if every else stored
+            yield split, row[image]["bytes"], row[label], f"{entry.hub}, {stored}, row {number}"
+
+
+def _digits() -> Iterator[Row]:
+    """scikit-learn's digits; every fifth image is a test image."""
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    pixels = (bunch.images * (255 / 16)).round().astype(np.uint8)
+    for split, keep in (("train", lambda i: i % 5 != 0), ("test", lambda i: i % 5 == 0)):
+        for i, (image, label) in enumerate(zip(pixels, bunch.target, strict=True)):
+            if keep(i):
+                yield split, image, int(label), f"digit {i}"
+
+
+#: the sets that come with normcore, and what makes their images
+EMBEDDED: dict[str, Callable[[], Iterator[Row]]] = {
+    "digits": _digits,
+    "shapes": shapes.rows,
+    "shapes_by_shape": functools.partial(shapes.rows, by_colour=False),
+    "shapes_by_colour": functools.partial(shapes.rows, by_shape=False),
+}
+
+
+def _how_to_get(entry: Entry) -> str:
+    folder = f"NORMCORE_DATA ({paths.user_data()})" if paths.user_data() else "NORMCORE_DATA (not set)"
+    online = f", or go online once, to download {entry.hub} from the Hugging Face Hub" if entry.hub else ""
+    names = [entry.text] if entry.text else ["train.parquet", "test.parquet"]
+    files = " and ".join(f"{entry.name}/{name}" for name in names)
+    return f"{entry.name} is not in {folder} and not in the cache: put it there as {files}{online}."
+
+
+# --- decoding and the cache ------------------------------------------------------------------------------
+
+
+def _decode(
+    entry: Entry, size: int, folder: Path, rows: Iterable[Row], origin: str, stamp: list[list[Any]] | None, colours: str
+) -> None:
+    pixels: dict[str, list[NDArray[np.uint8]]] = {split: [] for split in SPLITS}
+    labels: dict[str, list[int]] = {split: [] for split in SPLITS}
+    for split, source, label, place in rows:
+        if not isinstance(label, int) or label < 0 or (entry.classes and label >= entry.classes):
+            limit = f"below {entry.classes}" if entry.classes else "from 0"
+            raise DataError(f"{place}: the label must be an integer {limit}, got {label!r}")
+        pixels[split].append(_image(source, size, place))
+        labels[split].append(label)
+    _check_items(entry, origin, {split: len(labels[split]) for split in SPLITS})
+    temporary = folder.with_name(f".{folder.name}.new")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    digest, orders = hashlib.sha256(), np.random.default_rng(0)
+    for split in SPLITS:
+        images = _recoloured(entry, _stack(entry, pixels[split], split), colours, orders)
+        targets = np.array(labels[split], dtype=np.int64)
+        for name, array in (("images", images), ("labels", targets)):
+            digest.update(np.ascontiguousarray(array).data)
+            np.save(temporary / f"{split}_{name}.npy", array)
+        if split == "train":
+            mean, std = _channel_moments(images)
+    classes = entry.classes or 1 + max(max(labels[split]) for split in SPLITS)
+    meta = {
+        "layout": _LAYOUT, "origin": origin, "stamp": stamp, "classes": classes, "mean": mean, "std": std,
+        "fingerprint": digest.hexdigest()[:16], "items": {split: len(labels[split]) for split in SPLITS},
+    }  # fmt: skip
+    write_json(temporary / "meta.json", meta)
+    shutil.rmtree(folder, ignore_errors=True)
+    temporary.rename(folder)
+
+
+def _check_items(entry: Entry, origin: str, items: dict[str, int]) -> None:
+    """Refuse another number of images than the registry has for the set, or for its copy on the Hub."""
+    known = [counts for counts in (entry.items, entry.hub_items) if counts]
+    for split, number in items.items():
+        expected = dict.fromkeys(counts[split] for counts in known)
+        if expected and number not in expected:
+            wanted = " or ".join(map(str, expected))
+            raise DataError(f"{entry.name} ({origin}): {number} {split} images, {wanted} expected; get it again")
+
+
+def _image(source: bytes | NDArray[np.uint8] | None, size: int, place: str) -> NDArray[np.uint8]:
+    if source is None:
+        raise DataError(f"{place}: the image is a path without its bytes; embed the pictures, see CONTRIBUTING.md")
+    try:
+        image = Image.fromarray(source) if isinstance(source, np.ndarray) else Image.open(io.BytesIO(source))
+        image.load()
+    except Exception as error:  # PIL raises whatever its decoders raise
+        raise DataError(f"{place}: not a readable image ({error}): get the file again") from error
+    if image.mode not in ("L", "RGB"):
+        image = image.convert("RGB")
+    if image.size != (size, size):
+        image = image.resize((size, size), Image.Resampling.LANCZOS)
+    array = np.asarray(image)
+    return array[:, :, None] if array.ndim == 2 else array
+
+
+def _recoloured(
+    entry: Entry, images: NDArray[np.uint8], colours: str, orders: np.random.Generator
+) -> NDArray[np.uint8]:
+    """The images as one of ``COLOURS``; grey is the luma of ITU-R BT.601, as PIL has it."""
+    if colours == "rgb":
+        return images
+    if images.shape[3] != 3:
+        raise UsageError(
+            f"{entry.name}: colours={colours!r} needs images of three channels, these have {images.shape[3]}"
+        )
+    for image in images:
+        luma = Image.fromarray(image).convert("L") if colours == "grey" else None
+        image[:] = image[:, :, orders.permutation(3)] if luma is None else np.asarray(luma)[:, :, None]
+    return images
+
+
+def _stack(entry: Entry, images: list[NDArray[np.uint8]], split: str) -> NDArray[np.uint8]:
+    if not images:
+        raise DataError(f"{entry.name}: the {split} split is empty")
+    channels = {image.shape[2] for image in images}
+    if channels == {1, 3}:  # a few grey pictures among coloured ones
+        images = [np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image for image in images]
+    return np.stack(images)
+
+
+def _channel_moments(images: NDArray[np.uint8]) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation a channel, exactly, from the histogram of the 256 values."""
+    levels = np.arange(256) / 255
+    mean, std = [], []
+    for channel in range(images.shape[3]):
+        share = np.bincount(images[..., channel].ravel(), minlength=256) / images[..., channel].size
+        mu = float(share @ levels)
+        mean.append(mu)
+        std.append(float(np.sqrt(share @ (levels - mu) ** 2)))
+    return mean, std
+
+
+def _meta(folder: Path) -> dict[str, Any]:
+    meta: dict[str, Any] = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+    return meta
+
+
+def _open(entry: Entry, size: int, folder: Path) -> Dataset | None:
+    """The cached arrays, mapped; None if they are not there or damaged, so that they are decoded again."""
+    try:
+        meta = _meta(folder)
+        if meta["layout"] != _LAYOUT:
+            return None
+        splits = {}
+        for split in SPLITS:
+            images = np.load(folder / f"{split}_images.npy", mmap_mode="r")
+            labels = np.load(folder / f"{split}_labels.npy")
+            if images.shape[:3] != (meta["items"][split], size, size) or len(labels) != len(images):
+                return None
+            splits[split] = Split(images, labels)
+    except (OSError, ValueError, KeyError):
+        return None
+    return Dataset(
+        entry.name, size, meta["classes"], tuple(meta["mean"]), tuple(meta["std"]),
+        splits["train"], splits["test"], meta["fingerprint"], meta["origin"],
+    )  # fmt: skip

@@ -1,0 +1,178 @@
+"""Classifying images: a data set on its device, what is held out, what an epoch of it is."""
+
+import copy
+import warnings
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from .. import paths
+from ..config import RunConfig
+from ..errors import UsageError, unknown
+from . import datasets, networks
+from .outliers import KINDS, Outliers
+from .task import Batch, MakeNorm, Task
+
+ONE_CLASS = "one_class"  # a task option: this share of each training batch is of one class
+
+
+class ImageClassification(Task):
+    """The right class of an image, by cross-entropy. With the task option ``one_class``, this share of each training
+    batch is of one class.
+
+    Args:
+        dataset: in place of the configuration's.
+
+    Attributes:
+        images, held: the images that ``items`` and ``held_items`` count.
+    """
+
+    unit: ClassVar[str] = "images"
+    probes: ClassVar[tuple[str, ...]] = ("distributions", "shift", "smoothness", "outliers", "training_set")
+
+    def __init__(self, config: RunConfig, device: torch.device, dataset: datasets.Dataset | None = None) -> None:
+        super().__init__(config, device)
+        self.dataset = dataset = dataset or datasets.load(config.dataset, config.image_size, config.colours)
+        self.images, self.items, self.held, self.held_items = splits(config, dataset, device)
+        if len(self.items) < config.batch_size:
+            raise UsageError(f"batch_size={config.batch_size} is more than the {len(self.items)} training images")
+        self.foreign = foreign_images(config, dataset, device)
+        if config.outliers:
+            self.images = copy.copy(self.images)  # held-out images are of the same split
+            kind, share = config.outlier_kind, config.outliers
+            self.images.outliers = Outliers.draw(len(self.images), share, kind, self.foreign)
+
+    @classmethod
+    def check(cls, config: RunConfig) -> None:
+        for name in filter(None, (config.dataset, config.foreign)):
+            paths.plain("the name of a data set", name)
+        known = datasets.registry()
+        pictures = [name for name, entry in known.items() if not entry.text]
+        for name, names in {
+            "dataset": pictures, "foreign": ["", *pictures], "model": networks.MODELS, "colours": datasets.COLOURS,
+            "outlier_kind": KINDS,
+        }.items():  # fmt: skip
+            if getattr(config, name) not in names:
+                raise unknown("data set" if name in ("dataset", "foreign") else name, getattr(config, name), names)
+        for name in config.task_options.keys() - {ONE_CLASS}:
+            raise unknown("option of the task images", name, [ONE_CLASS])
+        share = config.task_options.get(ONE_CLASS, 0.0)
+        if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= 1:
+            raise UsageError(f"{ONE_CLASS} must be a share from 0 to 1, got {share!r}")
+        if config.image_size < 1:
+            raise UsageError(f"image_size must be at least 1, got {config.image_size}")
+        if config.outliers and config.outlier_kind == "foreign" and not config.foreign:
+            raise UsageError("outlier_kind='foreign' needs the name of another data set, got foreign=''")
+
+    @classmethod
+    def prepare(cls, config: RunConfig) -> None:
+        datasets.load(config.dataset, config.image_size, config.colours)
+        if config.foreign:
+            datasets.load(config.foreign, config.image_size)
+
+    def network(self, norm: MakeNorm) -> nn.Module:
+        config, dataset = self.config, self.dataset
+        make = networks.MODELS[config.model]
+        return make(norm, dataset.channels, dataset.classes, config.image_size, **config.model_options)
+
+    def batch(self, index: Tensor, held: bool = False) -> Batch:
+        return (self.held if held else self.images).batch(index)
+
+    def arranged(self, order: Tensor, generator: torch.Generator) -> Tensor:
+        share = self.config.task_options.get(ONE_CLASS, 0.0)
+        return by_class(order, self.images.labels, self.config.batch_size, share, generator) if share else order
+
+    def provenance(self) -> dict[str, Any]:
+        config, dataset = self.config, self.dataset
+        foreign = datasets.load(config.foreign, config.image_size).fingerprint if config.foreign else ""
+        return {
+            "fingerprint": dataset.fingerprint, "origin": dataset.origin, **({"foreign": foreign} if foreign else {}),
+        }  # fmt: skip
+
+
+class Images:
+    """A split on the device: uint8 pixels and labels, gathered and standardized a batch at a time.
+
+    The pixels stay as they were decoded, (N, H, W, C); on a CPU they are the mapped file itself. A batch is
+    (B, C, H, W), channels_last, float32, standardized by the training split's mean and deviation. With ``outliers``,
+    some of the images are.
+    """
+
+    def __init__(self, split: datasets.Split, dataset: datasets.Dataset, device: torch.device) -> None:
+        self.outliers: Outliers | None = None
+        self.pixels = _as_tensor(split.images).to(device)
+        self.labels = torch.from_numpy(split.labels).to(device)
+        std = torch.tensor(dataset.std).clamp_min(1e-8)
+        self.scale = (1 / (255 * std)).to(device)
+        self.shift = (-torch.tensor(dataset.mean) / std).to(device)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def batch(self, index: Tensor | slice) -> tuple[Tensor, Tensor]:
+        pixels = self.pixels[index]
+        x = torch.addcmul(self.shift, pixels.to(torch.float32), self.scale)
+        x = x.permute(0, 3, 1, 2)
+        if self.outliers is not None:
+            assert isinstance(index, Tensor)
+            x = self.outliers(x, index)
+        return x, self.labels[index]
+
+
+def _as_tensor(images: Any) -> Tensor:
+    with warnings.catch_warnings():  # the mapped array is read-only, and nothing here writes to it
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(images)
+
+
+def splits(config: RunConfig, dataset: datasets.Dataset, device: torch.device) -> tuple[Images, Tensor, Images, Tensor]:
+    """(training images, their indices, evaluation images, their indices).
+
+    The held-out validation images are drawn once for all seeds, so that every run is judged on the same.
+    """
+    train = Images(dataset.train, dataset, device)
+    if not config.validation:
+        test = Images(dataset.test, dataset, device)
+        return train, torch.arange(len(train), device=device), test, torch.arange(len(test), device=device)
+    if config.validation + config.batch_size > len(train):
+        raise UsageError(f"validation={config.validation} leaves no batch of {config.batch_size} to train on")
+    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0)).to(device)
+    held_out, kept = order[: config.validation].sort().values, order[config.validation :].sort().values
+    return train, kept, train, held_out
+
+
+def by_class(order: Tensor, labels: Tensor, batch_size: int, share: float, generator: torch.Generator) -> Tensor:
+    """The items in batches of which this share is of one class, or at a border between classes of two; the rest, and
+    the order of the batches, is as drawn. What fills no batch is left out."""
+    number, same = len(order) // batch_size, round(share * batch_size)
+    sorted_items, others = order[: number * same], order[number * same : number * batch_size]
+    sorted_items = sorted_items[labels[sorted_items].argsort(stable=True)].view(number, same)
+    drawn = torch.randperm(number, generator=generator).to(order.device)
+    return torch.cat([sorted_items[drawn], others.view(number, batch_size - same)], 1).flatten()
+
+
+def foreign_images(config: RunConfig, dataset: datasets.Dataset, device: torch.device) -> Tensor:
+    """512 training images of the data set that the run calls foreign, as this one's would be: with as many channels,
+    standardized by its own mean and deviation. Without such a set, none."""
+    if not config.foreign:
+        return torch.empty(0, device=device)
+    other = datasets.load(config.foreign, config.image_size)
+    x, _ = Images(other.train, other, device).batch(slice(0, 512))
+    if other.channels != dataset.channels:
+        x = x.mean(1, keepdim=True).expand(-1, dataset.channels, -1, -1)
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def epochs(
+    number: int, dataset: str, image_size: int, batch_size: int, *, validation: int = 0, points: int = 10
+) -> dict[str, int]:
+    """The fields of a :class:`RunConfig` that make a run of so many epochs, evaluated after each, with
+    ``points`` points of the training curve an epoch. Of a set that the registry knows, no data need be there."""
+    epoch = (datasets.train_items(dataset, image_size) - validation) // batch_size
+    if epoch < 1:
+        raise UsageError(f"batch_size={batch_size} and validation={validation} leave no batch to train on")
+    return {
+        "batch_size": batch_size, "steps": number * epoch, "eval_every": epoch, "log_every": -(-epoch // points),
+        "validation": validation,
+    }  # fmt: skip

@@ -1,0 +1,261 @@
+"""The next character of a text: an LSTM, and a small pre-norm transformer, each with a slot for a normalizer."""
+
+import functools
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from .. import paths
+from ..config import RunConfig
+from ..errors import DataError, UsageError, unknown
+from ..files import write_text
+from . import datasets
+from .networks import spatial_only
+from .task import Batch, MakeNorm, Task
+
+LENGTH = 64  # characters of a window, unless the task's options say otherwise
+
+
+class NextCharacter(Task):
+    """The next character at every position of a window, by cross-entropy (nats a character).
+
+    The first nine tenths of the text are trained on, the last tenth is held out; both are cut into windows of
+    ``length`` characters (a task option). ``validation`` windows are the last ones of the training part.
+    """
+
+    unit: ClassVar[str] = "windows"
+
+    def __init__(self, config: RunConfig, device: torch.device) -> None:
+        super().__init__(config, device)
+        self.answers = int(config.task_options.get("length", LENGTH))
+        self.text = text = load(config.dataset)
+        self.codes = torch.from_numpy(text.codes).long().to(device)
+        starts = torch.arange(0, len(text.codes) - self.answers, self.answers, device=device)
+        train = starts[starts + self.answers < text.train]
+        kept = len(train) - config.validation
+        if kept < config.batch_size:
+            raise UsageError(
+                f"{config.dataset} has {len(train)} windows of {self.answers} characters to train on: too few for "
+                f"batch_size={config.batch_size} and validation={config.validation}"
+            )
+        self.items, self.held_items = train[:kept], train[kept:] if config.validation else starts[starts >= text.train]
+
+    @classmethod
+    def check(cls, config: RunConfig) -> None:
+        texts = [name for name, entry in datasets.registry().items() if entry.text]
+        for name, names in {"dataset": texts, "model": MODELS}.items():
+            if getattr(config, name) not in names:
+                raise unknown("text" if name == "dataset" else name, getattr(config, name), names)
+        for name in config.task_options.keys() - {"length"}:
+            raise unknown("option of the task text", name, ["length"])
+        length = config.task_options.get("length", LENGTH)
+        if isinstance(length, bool) or not isinstance(length, int) or length < 1:
+            raise UsageError(f"length must be a number of characters, at least 1, got {length!r}")
+        for name in ("image_size", "outliers", "foreign"):
+            if getattr(config, name):
+                raise UsageError(f"{name} is of images: a run on text has none, got {getattr(config, name)!r}")
+        where = f"and cannot stand in {config.model}, which gives it single tokens"
+        if config.norm == "vbn":
+            raise UsageError(f"vbn keeps one reference batch for every call, {where}")
+        if spatial_only(config.norm):
+            raise UsageError(f"{config.norm} needs positions beside channels, {where}")
+
+    @classmethod
+    def prepare(cls, config: RunConfig) -> None:
+        load(config.dataset)
+
+    def network(self, norm: MakeNorm) -> nn.Module:
+        return MODELS[self.config.model](norm, len(self.text.alphabet), self.answers, **self.config.model_options)
+
+    def batch(self, index: Tensor, held: bool = False) -> Batch:
+        windows = self.codes[index[:, None] + torch.arange(self.answers + 1, device=self.device)]
+        return windows[:, :-1], windows[:, 1:]
+
+    def provenance(self) -> dict[str, Any]:
+        return {"fingerprint": self.text.fingerprint, "origin": self.text.origin, "characters": len(self.text.codes)}
+
+
+@dataclass(frozen=True)
+class Text:
+    """A text as numbers.
+
+    Attributes:
+        alphabet: its characters, in order.
+        codes: each character's place in the alphabet.
+        train: so many characters at the beginning are trained on.
+        fingerprint: hash of the text.
+        origin: where it came from: ``embedded``, ``NORMCORE_DATA``, ``cache`` or ``hub``.
+    """
+
+    alphabet: str
+    codes: NDArray[np.int32]
+    train: int
+    fingerprint: str
+    origin: str
+
+
+@functools.lru_cache(maxsize=4)
+def load(name: str) -> Text:
+    """The text of this name.
+
+    Raises:
+        UsageError: unknown name.
+        DataError: not found anywhere, or not readable; it names the file.
+    """
+    entry = datasets.find(name)
+    characters, origin = _read(entry)
+    digest = hashlib.sha256(characters.encode()).hexdigest()[:16]
+    if entry.items and len(characters) != sum(entry.items.values()):
+        wanted = sum(entry.items.values())
+        raise DataError(f"{name} ({origin}): {len(characters)} characters, {wanted} expected; get it again")
+    alphabet = "".join(sorted(set(characters)))
+    points = np.frombuffer(characters.encode("utf-32-le"), dtype=np.uint32)
+    codes = np.searchsorted(np.array([ord(c) for c in alphabet], dtype=np.uint32), points).astype(np.int32)
+    return Text(alphabet, codes, len(codes) * 9 // 10, digest, origin)
+
+
+def _read(entry: datasets.Entry) -> tuple[str, str]:
+    """(the text, where it came from)."""
+    if entry.embedded:
+        return _descriptions(), "embedded"
+    cached = paths.cache() / "datasets" / f"{entry.name}.txt"
+    for path, origin in ((datasets.text_file(entry), "NORMCORE_DATA"), (cached, "cache")):
+        if path and path.is_file():
+            return _decoded(path), origin
+    stored = datasets.from_hub(entry)
+    characters = "".join(row["text"] for split in ("train", "validation", "test") for row in stored[split])
+    write_text(cached, characters)
+    return characters, "hub"
+
+
+def _decoded(path: Path) -> str:
+    try:
+        return path.read_bytes().decode("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} is not a text in UTF-8 ({error}): get it again") from error
+
+
+def _descriptions() -> str:
+    """What scikit-learn's data sets say of themselves, one after another."""
+    import sklearn.datasets
+
+    folder = Path(sklearn.datasets.__file__).parent / "descr"
+    return "".join(path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.rst")))
+
+
+class LSTM(nn.Module):
+    r"""One layer of LSTM (Hochreiter & Schmidhuber 1997) with a normalizer at every step, as Cooijmans et al. 2017,
+    equations 6 to 8, and Ba, Kiros & Hinton 2016 have it:
+
+    .. math:: (f, i, o, g) = N_h(W_h h_{t-1}) + N_x(W_x x_t) + b, \quad
+              c_t = \sigma(f) c_{t-1} + \sigma(i) \tanh(g), \quad h_t = \sigma(o) \tanh(N_c(c_t))
+
+    A normalizer is given the channels of a batch at one step, (N, C), and is the same one at every step: where it
+    keeps running averages, those are over all steps.
+
+    Args:
+        norm: makes a normalizer.
+        characters: of the alphabet.
+        length: unused; any length is read.
+        width: units.
+    """
+
+    def __init__(self, norm: MakeNorm, characters: int, length: int, width: int = 128) -> None:
+        super().__init__()
+        self.width = width
+        self.embedding = nn.Embedding(characters, width)
+        self.input, self.hidden = nn.Linear(width, 4 * width), nn.Linear(width, 4 * width, bias=False)
+        self.norm_input, self.norm_hidden, self.norm_cell = norm(4 * width), norm(4 * width), norm(width)
+        self.head = nn.Linear(width, characters)
+        with torch.no_grad():
+            self.input.bias[:width] = 1.0  # remember at first (Jozefowicz, Zaremba & Sutskever 2015)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scores (N, characters, T) of what follows each of the characters x, (N, T)."""
+        from_input = F.linear(self.embedding(x), self.input.weight)
+        h = c = from_input.new_zeros(len(x), self.width)
+        states = []
+        for at_step in from_input.unbind(1):
+            gates = self.norm_hidden(self.hidden(h)) + self.norm_input(at_step) + self.input.bias
+            forget, enter, leave, new = gates.chunk(4, 1)
+            c = torch.sigmoid(forget) * c + torch.sigmoid(enter) * torch.tanh(new)
+            h = torch.sigmoid(leave) * torch.tanh(self.norm_cell(c))
+            states.append(h)
+        return self.head(torch.stack(states, 1)).movedim(-1, 1)
+
+
+class Tokenwise(nn.Module):
+    """A normalizer over the channels of single tokens: (N, T, C) is given to it as (N T, C).
+
+    So what normalizes a sample by itself normalizes a token by itself, and sees no later one. Batch statistics are over
+    all tokens of the batch, later ones among them.
+    """
+
+    def __init__(self, norm: nn.Module) -> None:
+        super().__init__()
+        self.norm = norm
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalize x, (N, T, C)."""
+        normalized: Tensor = self.norm(x.flatten(0, 1))
+        return normalized.view_as(x)
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x)): the block with the normalizer before each part (Xiong et al.
+    2020), causal."""
+
+    def __init__(self, norm: MakeNorm, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm_attention, self.norm_mlp = Tokenwise(norm(width)), Tokenwise(norm(width))
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x, (N, T, C)."""
+        q, k, v = self.qkv(self.norm_attention(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        attended = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        x = x + self.out(attended.transpose(1, 2).flatten(2))
+        x = x + self.mlp(self.norm_mlp(x))
+        return x
+
+
+class Transformer(nn.Module):
+    """A decoder of pre-norm blocks with learned positions, and a normalizer before the head.
+
+    Args:
+        norm: makes a normalizer, which is given tokens; see :class:`Tokenwise`.
+        characters: of the alphabet.
+        length: of a window, at most.
+        width, heads, blocks: its size.
+    """
+
+    def __init__(
+        self, norm: MakeNorm, characters: int, length: int, width: int = 64, heads: int = 4, blocks: int = 2
+    ) -> None:
+        super().__init__()
+        if width % heads:
+            raise UsageError(f"width must be a multiple of heads, got width={width} and heads={heads}")
+        self.embedding, self.positions = nn.Embedding(characters, width), nn.Embedding(length, width)
+        self.blocks = nn.Sequential(*(Block(norm, width, heads) for _ in range(blocks)))
+        self.norm, self.head = Tokenwise(norm(width)), nn.Linear(width, characters)
+        for module in self.modules():  # as GPT-2 has it: the default of an embedding is too large for no normalizer
+            if isinstance(module, nn.Linear | nn.Embedding):
+                nn.init.normal_(module.weight, std=0.02)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scores (N, characters, T) of what follows each of the characters x, (N, T)."""
+        y = self.embedding(x) + self.positions.weight[: x.shape[1]]
+        return self.head(self.norm(self.blocks(y))).movedim(-1, 1)
+
+
+MODELS: dict[str, Callable[..., nn.Module]] = {"lstm": LSTM, "transformer": Transformer}

@@ -1,0 +1,143 @@
+"""The generated parts of the book."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from normcore.lab import catdog, paths
+from normcore.lab.book import pages
+from normcore.lab.runs.experiments import experiments
+from normcore.lab.runs.store import Store
+from normcore.lab.stats import Interval
+from normcore.lab.verdicts import claims
+from normcore.lab.verdicts.claims import NOT_MEASURED, Judged
+from normcore.lab.verdicts.predicates import REFUTED, SUPPORTED, Part
+
+from ..helpers import made_up, run_of
+
+
+def test_the_ledger_shows_every_statement_with_its_verdict() -> None:
+    judged = claims.judge_all()
+    text = pages.ledger(judged)
+    for claim in judged:
+        block = text[text.index(f"({claim.id.lower()})=") :].split("::::\n")[0]
+        assert f"`{claim.verdict}`" in block
+        assert claim.statement.strip() in block
+    assert text.splitlines()[2 + len(claims.VERDICTS)] == "| **statements** | 26 | 16 | 14 | 12 | 8 | **76** |"
+
+
+def test_the_summary_counts_what_the_ledger_shows() -> None:
+    judged = claims.judge_all()
+    text = pages.summary(judged)
+    found = {v: int(n) for n, v in re.findall(r"(\d+) (" + "|".join(claims.VERDICTS) + ")", text.splitlines()[0])}
+    assert sum(found.values()) == len(judged) == 76
+
+
+def test_without_results_the_pages_say_so(store: Path) -> None:
+    judged = pages.summary(claims.judge_all())
+    assert "56 not measured yet" in judged  # definitions need no results, and the benchmark of steps is published
+    assert pages.overview_svg() == ""
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(0.4, "0 s"), (59, "59 s"), (61, "1 min 01 s"), (3599.6, "1 h 00 min"), (7260, "2 h 01 min")]
+)
+def test_durations_in_words(seconds: float, words: str) -> None:
+    assert pages._duration(seconds) == words
+
+
+def test_the_facts_of_runs_are_said() -> None:
+    facts = dict(pages._run_facts([made_up("bn", s, [1.0], [0.5]) for s in range(2)]))
+    assert facts["runs"] == "2: 2 finished"
+    assert facts["commit"] == "`c0ffee`"
+    assert facts["measured"] == "2030-01-31 12:00 UTC to 2030-01-31 12:00 UTC"
+    assert pages._run_facts([]) == [["runs", "none"]]
+
+
+def test_the_readme_s_picture_is_of_the_published_results() -> None:
+    """The picture's means are those of the committed results, so that it cannot go stale unnoticed."""
+    picture = (paths.root() / "book" / "_assets" / "overview.svg").read_text(encoding="utf-8")
+    expected = pages.overview_svg()
+    numbers = [[float(v) for v in re.findall(r"-?\d+\.\d+", text)] for text in (picture, expected)]
+    assert numbers[0] == pytest.approx(numbers[1], abs=0.01)
+
+
+# --- the page of a study ---------------------------------------------------------------------------------
+
+
+def test_a_study_shows_the_statements_of_its_document_and_those_that_its_experiments_judge(store: Path) -> None:
+    part = Part("it is", "loss", Interval(-0.2, -0.3, -0.1), 3, SUPPORTED)
+    judged = [
+        Judged("S0-01", "ord", "It is.", SUPPORTED, profile="quick", parts=(part,)),
+        Judged("S0-02", "ord", "It is not.", NOT_MEASURED, profile="half"),  # whose runs could not judge it
+        Judged("S0-03", "ord", "It is so.", SUPPORTED, parts=(part,)),
+        Judged("S1-01", "ord", "Also here.", REFUTED, experiment="catdog-smallbatch", parts=(part,)),
+        Judged("S4-03", "ord", "Elsewhere.", REFUTED, experiment="fashion-lenet", parts=(part,)),
+    ]
+    text = pages.study(judged, "catdog")
+    assert text.splitlines()[0] == (
+        "Of its 3 statements: 2 supported, 1 not measured yet. Statements of other documents that the same "
+        "experiments judge: 1."
+    )
+    rows = [line for line in text.splitlines() if line.startswith("| [S")]
+    assert [re.findall(r"\[(S\d-\d\d)\]\(#(\S+)\)", row) for row in rows] == [
+        *([(f"S0-0{n}", f"s0-0{n}")] for n in (1, 2, 3)),
+        [("S1-01", "s1-01")],
+    ]
+    for row, judgement in zip(rows, judged, strict=False):
+        assert judgement.statement in row
+        assert f"`{judgement.verdict}`" in row
+        assert row.endswith("| `quick` |" if judgement.id == "S0-01" else "|  |")
+    assert "Elsewhere" not in text
+
+
+def test_a_study_shows_what_its_experiments_have(store: Path) -> None:
+    wanted = catdog.configs(["none", "bn"], dataset="shapes", image_size=64, steps=20000, seeds=3)
+    results = Store("catdog-lr")
+    results.index("half", "main", [config.key for config in wanted])
+    for config in wanted:
+        results.put(run_of(config, [0.5] * 20, [0.6] * 20, every=1000))
+    results.index("full", "main", ["0" * 16])  # which is not there
+    text = pages.study([], "catdog")
+    table = text[text.index("What the experiments show") :]
+    rows = {line.split("]")[0].removeprefix("| ["): line for line in table.splitlines() if line.startswith("| [")}
+    known = {name: e for name, e in experiments().items() if name.startswith("catdog-")}
+    assert set(rows) == {e.title for e in known.values()}
+    for name, experiment in known.items():
+        cells = [cell.strip() for cell in rows[experiment.title].strip("| ").split("|")]
+        assert f"({experiment.page}.ipynb)" in cells[0]
+        if name == "catdog-lr":
+            assert cells[1:] == ["`half`", "64 pixels, 20,000 steps", "3", "6"]
+        else:
+            assert cells[1:] == ["`smoke`", "", "", "none"]
+
+
+def test_the_overview_of_the_cats_and_dogs_is_of_the_published_runs_at_the_study_s_batch_size(store: Path) -> None:
+    assert pages.catdog_overview() == "Nothing is measured yet."
+    wanted = catdog.configs(
+        ["none", "bn", "gn"], dataset="shapes", image_size=32, steps=2000, seeds=3, batch_size=[8, 16]
+    )
+    results = Store("catdog-compare")
+    results.index("quick", "main", [config.key for config in wanted])
+    for config in wanted:
+        results.put(run_of(config, [0.5, 0.2], [0.5, 0.6], every=1000))
+    text = pages.catdog_overview()
+    assert text.startswith("```{raw} html\n<figure")
+    assert text.count("<svg") == 1
+    assert "Profile quick, 9 runs with 3 seeds on a CPU" in text
+
+
+def test_the_page_of_the_cats_and_dogs_is_of_the_ledger_s_verdicts() -> None:
+    judged = claims.judge_all()
+    text = pages.study(judged, "catdog")
+    own = [j for j in judged if j.source == "S0"]
+    assert text.startswith(f"Of its {len(own)} statements: ")
+    assert sum(int(n) for n in re.findall(r"(\d+) (?:" + "|".join(claims.VERDICTS) + ")", text.splitlines()[0])) == 26
+    assert text.count("](#s0-") == 26
+
+
+def test_every_chapter_has_its_experiments_in_the_table_of_contents() -> None:
+    found = {chapter: pages._sections(chapter) for chapter in pages.CHAPTERS}
+    assert all(found.values())
+    assert set().union(*found.values()) == {e.page for e in experiments().values()}

@@ -1,0 +1,480 @@
+"""The ledger: every statement is there, and verdicts follow from results."""
+
+import functools
+import json
+import math
+import re
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import SimpleNamespace
+from typing import Any
+
+import nbformat
+import numpy as np
+import pandas as pd
+import pytest
+
+from normcore.lab.config import RunConfig
+from normcore.lab.errors import LabError, UsageError
+from normcore.lab.runs.experiments import Experiment, find
+from normcore.lab.runs.store import Run, Store
+from normcore.lab.runs.study import listed
+from normcore.lab.verdicts import claims
+from normcore.lab.verdicts.claims import IMPLEMENTED, NOT_MEASURED, NOT_TESTABLE
+from normcore.lab.verdicts.predicates import INCONCLUSIVE, MIXED, REFUTED, SUPPORTED, unmet
+
+from ..helpers import made_up, pair, run_of
+
+COUNTS = {"S0": 26, "S1": 16, "S2": 14, "S3": 12, "S4": 8}
+JUDGED = (SUPPORTED, REFUTED, MIXED, INCONCLUSIVE)
+ENOUGH = [-0.2, -0.3, -0.25, -0.2, -0.3]  # five seeds that support entry() below
+
+
+def test_every_statement_of_the_five_documents_is_in_the_ledger() -> None:
+    found = claims.read()
+    expected = [f"{source}-{n:02d}" for source, number in COUNTS.items() for n in range(1, number + 1)]
+    assert [entry["id"] for entry in found["claims"]] == expected
+    assert set(found["sources"]) == set(COUNTS)
+    for entry in found["claims"]:
+        assert entry["kind"] in claims.KINDS
+        assert entry["statement"].strip().endswith((".", "?"))
+        assert "verdict" not in entry, "nobody writes a verdict by hand"
+
+
+def test_every_cited_source_is_in_the_references() -> None:
+    references = (Path(__file__).parents[2] / "book" / "references.bib").read_text()
+    keys = set(re.findall(r"@\w+\{([\w-]+),", references))
+    assert {about["cite"] for about in claims.read()["sources"].values()} <= keys
+
+
+def entry(**more: Any) -> dict[str, Any]:
+    part = {"predicate": "lower", "says": "lower", "metric": "train_loss", "a": "bn", "b": "none"}
+    return {"id": "S9-01", "kind": "ord", "statement": "It is.", "parts": [part], **more}
+
+
+def test_what_has_no_results_is_not_measured() -> None:
+    assert claims._judge({**entry(), "parts": []}, [], "").verdict == NOT_MEASURED
+    assert claims._judge(entry(), [], "").verdict == NOT_MEASURED
+    assert claims._judge(entry(reason="it needs ImageNet"), [], "").verdict == NOT_TESTABLE
+
+
+def test_runs_on_other_data_judge_nothing() -> None:
+    runs = pair(ENOUGH)
+    judged = claims._judge(entry(requires={"dataset": "fashion_mnist"}), runs, "smoke")
+    assert judged.verdict == NOT_MEASURED
+    assert "digits" in judged.reason
+    assert claims._judge(entry(requires={"dataset": "digits"}), runs, "smoke").verdict == SUPPORTED
+
+
+def test_runs_without_a_variant_judge_nothing() -> None:
+    judged = claims._judge(entry(), pair(ENOUGH)[:5], "smoke")
+    assert (judged.verdict, judged.reason) == (NOT_MEASURED, "these runs lack BN")
+
+
+def test_a_wrong_entry_is_named() -> None:
+    wrong = entry(parts=[{"predicate": "lowr", "says": "x"}])
+    with pytest.raises(UsageError, match="unknown predicate of S9-01 'lowr': did you mean lower"):
+        claims._judge(wrong, pair([0.1]), "")
+    with pytest.raises(LabError, match=r"claims\.yml, S9-01, lower"):
+        claims._judge(entry(parts=[{"predicate": "lower", "says": "x"}]), pair([0.1]), "")
+    with pytest.raises(UsageError, match="unknown statement 'S4-99'"):
+        claims.judge("S4-99", [])
+
+
+def test_a_judgement_can_be_shown_and_is_plain_json() -> None:
+    judged = claims._judge(entry(), pair(ENOUGH), "quick")
+    assert "supported" in judged._repr_html_()
+    assert judged.to_json()["parts"][0]["effect"]["mean"] == pytest.approx(-0.25)
+    assert claims._judge(entry(), pair([-0.2]), "quick").to_json()["parts"][0]["effect"]["low"] is None
+
+
+# --- every statement that the cats and dogs are to judge -------------------------------------------------
+
+CATDOG = [entry for entry in claims.read()["claims"] if entry.get("experiment", "").startswith("catdog-")]
+
+
+def imagined(wanted: RunConfig) -> Run:
+    """A made-up result: a loss that falls below 0.3 and an accuracy that rises, with noise."""
+    points = wanted.steps // wanted.eval_every
+    t = np.linspace(0, 1, points)
+    loss, accuracy, current = np.random.default_rng(int(wanted.key, 16)).normal(0, 0.01, (3, points))
+    loss += 0.7 * np.exp(-2 * t)
+    accuracy += 0.8 - 0.3 * np.exp(-3 * t)
+    run = run_of(
+        wanted, loss.tolist(), accuracy.tolist(), every=wanted.eval_every, train_accuracy=(accuracy + 0.1 * t).tolist(),
+        batch_loss=(loss + 5 * current).tolist(),
+    )  # fmt: skip
+    run.curves["test"] |= {"accuracy_a": (accuracy + current).tolist(), "accuracy_b": (accuracy - current).tolist()}
+    return run
+
+
+@functools.cache
+def runs_of(experiment: str, profile: str) -> list[Run]:
+    """Made-up results of the runs that the notebook's own code asks for in this profile."""
+    with pytest.MonkeyPatch.context() as patch, TemporaryDirectory() as folder:
+        patch.setenv("NORMCORE_RESULTS", folder)
+        return [imagined(wanted) for wanted in listed(find(experiment), profile)["main"]]
+
+
+@pytest.mark.parametrize("profile", ["quick", "half", "full"])
+@pytest.mark.parametrize("claim", CATDOG, ids=lambda entry: entry["id"])
+def test_an_experiment_has_all_that_its_statements_ask_for(claim: dict[str, Any], profile: str) -> None:
+    """Every predicate finds its variants and their measures, wherever the runs are as the statement requires; what a
+    verdict rests on has all of the profile's seeds."""
+    runs, parameters = runs_of(claim["experiment"], profile), find(claim["experiment"]).profile(profile)
+    judged = claims._judge(claim, runs, profile)
+    if unmet(runs, claim["requires"]):
+        assert (judged.parts, parameters["steps"]) == ((), 2000)
+        return
+    assert judged.verdict in JUDGED, judged.reason
+    assert len(judged.parts) == len(claim["parts"])
+    assert len(judged.also) == len(claim.get("also", []))
+    for spec, part in zip(claim["parts"], judged.parts, strict=True):
+        if "requires" in spec and unmet(runs, spec["requires"]):
+            assert part.seeds is None
+            continue
+        for leaf in part.leaves():
+            assert leaf.seeds == parameters["seeds"], leaf
+            assert math.isfinite(leaf.effect.mean)
+    assert all(math.isfinite(part.effect.mean) for part in judged.also)
+
+
+# --- every statement that the study of the promises is to judge ------------------------------------------
+
+PROMISES = ("feature-distributions", "large-rates", "alexnet-cifar100", "outliers", "position")
+PROMISED = [entry for entry in claims.read()["claims"] if entry.get("experiment") in PROMISES]
+
+
+def imagined_probes(wanted: RunConfig) -> dict[str, dict[str, list[Any]]]:
+    """Made-up rows of every probe that a run asks for."""
+    random = np.random.default_rng(int(wanted.key, 16))
+    labels: dict[str, list[dict[str, Any]]] = {
+        "distributions": [{"layer": n} for n in (1, 2, 3, 4)],
+        "shift": [{"layer": n} for n in (2, 3, 4, 5, 6)],
+        "smoothness": [{}],
+        "outliers": [{"kind": k, "mode": m} for k in ("scaled", "noise", "foreign") for m in ("train", "eval")],
+    }
+    columns = {
+        "distributions": ("wasserstein", "apart", "mean", "std", "skew", "kurtosis"),
+        "shift": ("gradient", "input"), "smoothness": ("loss_range", "gradient_change", "beta"),
+        "outliers": ("output", "gradient", "update"),
+    }  # fmt: skip
+    return {
+        name: pd.DataFrame([
+            {"step": step, **label, **dict.fromkeys(columns[name], random.lognormal())}
+            for step in sorted({*range(0, wanted.steps, every), wanted.steps})
+            for label in labels[name]
+        ]).to_dict("list")
+        for name, every in wanted.probes.items()
+    }  # fmt: skip
+
+
+@functools.cache
+def runs_of_promises(experiment: str, profile: str) -> list[Run]:
+    """Made-up results of the runs that the notebook's own code asks for, search and all, with five seeds."""
+    cells = nbformat.read(find(experiment).notebook, as_version=4).cells
+    code = [c.source for c in cells if c.cell_type == "code" and not c.metadata.get("tags")]
+    names: dict[str, Any] = {**find(experiment).profile(profile), "seeds": 5}
+
+    def run(wanted: RunConfig) -> Run:
+        found = replace(imagined(replace(wanted, eval_every=-(-wanted.steps // 20))), config=wanted)
+        held = {"test": wanted.evaluated_on}
+        curves = {held.get(split, split): points for split, points in found.curves.items()}
+        final = {name.replace("test", wanted.evaluated_on): value for name, value in found.final.items()}
+        return replace(found, curves=curves, final=final, probes=imagined_probes(wanted))
+
+    with pytest.MonkeyPatch.context() as patch, TemporaryDirectory() as folder:
+        patch.setenv("NORMCORE_RESULTS", folder)
+        patch.setattr("normcore.lab.runs.study.sweep", lambda configs, *_, **__: [run(c) for c in configs])
+        patch.setattr("normcore.lab.tasks.datasets.train_items", lambda *_: 49990)
+        for cell in code:
+            exec(cell, names)
+    return list(names["runs"])
+
+
+@pytest.mark.parametrize("profile", ["quick", "full"])
+@pytest.mark.parametrize("claim", PROMISED, ids=lambda entry: entry["id"])
+def test_the_promises_have_all_that_their_statements_ask_for(claim: dict[str, Any], profile: str) -> None:
+    """Every predicate finds its variants and their measures; what needs the source's whole protocol is left open."""
+    judged = claims._judge(claim, runs_of_promises(claim["experiment"], profile), profile)
+    assert judged.verdict in JUDGED, judged.reason
+    assert len(judged.parts) == len(claim["parts"])
+    assert len(judged.also) == len(claim.get("also", []))
+    for spec, part in zip(claim["parts"], judged.parts, strict=True):
+        if profile == "quick" and "requires" in spec:
+            assert part.verdict == INCONCLUSIVE
+            assert part.seeds is None
+            assert "the statement is about" in part.found
+        else:
+            assert part.seeds == 5, part
+            ends = part.effect[:3] if spec["predicate"] != "interacts" else part.effect[:1]  # an F test has none
+            assert np.isfinite(ends).all()
+
+
+def test_every_statement_of_s4_names_what_judges_it() -> None:
+    own = [entry for entry in claims.read()["claims"] if entry["id"].startswith("S4-")]
+    assert all(entry.get("parts") and (entry.get("experiment") or entry.get("definition")) for entry in own)
+
+
+def test_a_part_that_needs_more_than_the_runs_are_is_left_open() -> None:
+    runs = pair(ENOUGH)
+    (part,) = entry()["parts"]
+    met, unmet = {**part, "requires": {"dataset": "digits"}}, {**part, "requires": {"steps": 7, "lr": 0.01}}
+    assert claims._judge(entry(parts=[met]), runs, "smoke").verdict == SUPPORTED
+    judged = claims._judge(entry(parts=[met, unmet]), runs, "smoke")
+    assert [p.verdict for p in judged.parts] == [SUPPORTED, INCONCLUSIVE]
+    assert judged.parts[1].found == f"these runs have steps {runs[0].config.steps}; the statement is about 7"
+    assert judged.verdict == INCONCLUSIVE
+    refuted = {**part, "predicate": "higher"}
+    assert claims._judge(entry(parts=[refuted, unmet]), runs, "smoke").verdict == REFUTED
+    assert judged.parts[1].cause == judged.cause == "too short"
+    assert "nan" not in judged._repr_html_()
+
+
+def benchmark(share: float) -> dict[str, Any]:
+    """Three rounds of steps in which FNBL takes this share of FNBB's time."""
+    slow = {"fnbb": [9.0, 10.0, 11.0] * 7, "fnbb as published": [30.0, 20.0, 25.0] * 7}
+    fast = {"fnbl-code": slow["fnbb"], "fnbl as published": [share * ms for ms in slow["fnbb as published"]]}
+    return {"measured": {name: {"rounds": rounds} for name, rounds in {**slow, **fast}.items()}}
+
+
+def test_every_other_statement_on_cats_and_dogs_is_judged_without_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(claims.bench_steps, "read", lambda: benchmark(0.2))
+    trained = {entry["id"] for entry in CATDOG}
+    others = [e for e in claims.read()["claims"] if e["id"].startswith("S0-") and e["id"] not in trained]
+    assert {e["id"]: claims.judge(e["id"]).verdict for e in others if claims.judge(e["id"]).verdict not in JUDGED} == {}
+
+
+@pytest.mark.parametrize(("share", "verdict"), [(0.2, SUPPORTED), (0.5, REFUTED)])
+def test_a_statement_on_speed_is_judged_by_its_benchmark(
+    share: float, verdict: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the runs are, at whose end a notebook asks for it, and whatever is also measured."""
+    monkeypatch.setattr(claims.bench_steps, "read", lambda: benchmark(share))
+    judged = claims.judge("S0-17", pair(ENOUGH), "full")
+    assert (judged.verdict, judged.profile, judged.benchmark) == (verdict, "", "steps")
+    assert judged.parts[0].effect[:3] == pytest.approx((share,) * 3)
+    assert judged.also[0].verdict == REFUTED  # of our layers, as fast as each other
+
+
+def test_a_statement_on_speed_without_its_benchmark_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nothing() -> dict[str, Any]:
+        raise LabError("no steps-cpu.json yet")
+
+    monkeypatch.setattr(claims.bench_steps, "read", nothing)
+    judged = claims.judge("S0-17")
+    assert (judged.verdict, judged.reason, judged.parts) == (NOT_MEASURED, "no steps-cpu.json yet", ())
+
+
+def test_a_verdict_stands_without_the_runs_of_what_only_explains_it() -> None:
+    beside = {"predicate": "lower", "says": "beside", "metric": "train_loss", "a": "gn", "b": "none"}
+    judged = claims._judge(entry(also=[beside]), pair(ENOUGH), "quick")
+    assert judged.verdict == SUPPORTED
+    assert [(part.verdict, part.reason) for part in judged.also] == [(INCONCLUSIVE, "these runs lack GN")]
+
+
+def test_a_variant_named_by_its_fields_can_be_lacking() -> None:
+    part = {
+        "predicate": "between", "says": "x", "metric": "train_loss", "low": 0,
+        "variant": {"norm": "gn", "norm_options": {"num_groups": 4}},
+    }  # fmt: skip
+    judged = claims._judge(entry(parts=[part]), pair(ENOUGH), "smoke")
+    assert (judged.verdict, judged.reason) == (NOT_MEASURED, "these runs lack GN, num groups 4")
+
+
+def test_a_variant_that_is_not_narrowed_down_names_its_entry() -> None:
+    with pytest.raises(LabError, match=r"claims\.yml, S9-01, lower: train_loss: several runs a seed; narrow"):
+        claims._judge(entry(), pair(ENOUGH) + pair(ENOUGH, batch_size=16), "smoke")
+
+
+# --- profiles --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("first", "has"), [([-0.2], "one seed"), ([-0.2, -0.3], "2 seeds")])
+def test_too_few_seeds_give_way_to_a_smaller_profile_that_has_enough(first: list[float], has: str) -> None:
+    judged = claims._judge_by(entry(), [("half", pair(first)), ("quick", pair(ENOUGH))])
+    assert (judged.verdict, judged.profile) == (SUPPORTED, "quick")
+    assert judged.reason == (f"profile half has {has} so far, too few for a verdict; profile quick judges in its place")
+    assert judged.parts == claims._judge(entry(), pair(ENOUGH), "quick").parts
+
+
+def test_the_best_of_the_smaller_profiles_judges() -> None:
+    smaller = [("half", pair([-0.2, -0.3])), ("quick", pair(ENOUGH)), ("smoke", pair([-d for d in ENOUGH]))]
+    judged = claims._judge_by(entry(), [("full", pair([-0.2])), *smaller])
+    assert (judged.verdict, judged.profile) == (SUPPORTED, "quick")
+    assert judged.reason.startswith("profile full has one seed so far")
+
+
+@pytest.mark.parametrize(
+    ("smaller", "why"),
+    [
+        ([], "there is none"),
+        ([("quick", pair([-0.2, -0.3]))], "it has too few seeds itself"),
+        ([("quick", pair(ENOUGH, lr=0.5))], "it is not what the statement is about"),
+        ([("quick", pair(ENOUGH)[:5])], "it lacks a variant"),
+    ],
+)
+def test_too_few_seeds_are_shown_where_no_smaller_profile_can_judge(
+    smaller: list[tuple[str, list[Run]]], why: str
+) -> None:
+    judged = claims._judge_by(entry(requires={"lr": 0.01}), [("half", pair([-0.2])), *smaller])
+    assert (judged.verdict, judged.profile) == (INCONCLUSIVE, "half"), why
+    assert judged.reason == "profile half has one seed so far, too few for a verdict"
+    assert judged.parts[0].seeds == 1
+
+
+@pytest.mark.parametrize("differences", [ENOUGH, [-d for d in ENOUGH], [-0.2, 0.3, -0.1, 0.0, 0.1]])
+def test_with_enough_seeds_the_better_profile_judges_whatever_it_finds(differences: list[float]) -> None:
+    alone = claims._judge(entry(), pair(differences), "half")
+    judged = claims._judge_by(entry(), [("half", pair(differences)), ("quick", pair(ENOUGH))])
+    assert (judged.verdict, judged.profile, judged.parts) == (alone.verdict, "half", alone.parts)
+
+
+@pytest.mark.parametrize("few", [[0.2], [0.2, -0.1, 0.3]])
+def test_a_smaller_profile_that_is_contradicted_does_not_judge(few: list[float]) -> None:
+    judged = claims._judge_by(entry(), [("half", pair(few)), ("quick", pair(ENOUGH))])
+    assert (judged.verdict, judged.cause, judged.profile) == (INCONCLUSIVE, "contradicted", "half")
+    assert "says the opposite: lower (-0.2500 there" in judged.reason
+    assert judged.parts[0].needed is not None
+
+
+def test_one_seed_needs_as_many_as_a_smaller_profile_s_variance_says() -> None:
+    quiet = claims._judge_by(entry(), [("half", pair([-0.2])), ("quick", pair(ENOUGH))])
+    assert quiet.profile == "quick"
+    undecided = claims._judge_by(entry(), [("half", pair([0.3])), ("quick", pair(ENOUGH))])
+    assert undecided.parts[0].needed == 5
+    noisy = claims._judge_by(entry(), [("half", pair([0.1])), ("quick", pair([-0.9, -0.5, -0.7, -0.6, -0.8]))])
+    assert (noisy.parts[0].needed or 0) > 20
+
+
+# --- what an entry can require, and say of itself --------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("requires", "verdict", "cause"),
+    [
+        ({"epochs": ">= 0.2"}, SUPPORTED, ""),
+        ({"epochs": ">= 5"}, INCONCLUSIVE, "too short"),
+        ({"samples": ">= 1000000"}, INCONCLUSIVE, "too short"),
+        ({"steps": 20}, SUPPORTED, ""),
+        ({"interior": "lr"}, INCONCLUSIVE, "grid end"),  # nothing was searched
+    ],
+)
+def test_an_entry_can_require_long_runs_and_a_search_whose_best_is_inside(
+    requires: dict[str, Any], verdict: str, cause: str, store: Path
+) -> None:
+    judged = claims._judge(entry(requires=requires, experiment="fashion-lenet"), pair(ENOUGH), "quick")
+    assert (judged.verdict, judged.cause) == (verdict, cause)
+    assert bool(judged.reason) == (verdict == INCONCLUSIVE)
+
+
+def test_longer_runs_judge_and_shorter_ones_beside_them_do_not() -> None:
+    runs = [*pair(ENOUGH), *pair([-d for d in ENOUGH], steps=10)]
+    assert claims._judge(entry(requires={"epochs": ">= 2"}), runs, "quick").verdict == SUPPORTED
+
+
+def test_an_entry_of_our_own_code_has_no_verdict() -> None:
+    part = {"predicate": "equals", "says": "x", "measure": "largest difference of outputs in training"}
+    own = {**entry(parts=[part], kind="def", definition="bn_from_scratch"), "implemented": True}
+    assert claims._judge(own, [], "").verdict == IMPLEMENTED
+    wrong = {**own, "parts": [{**part, "predicate": "exceeds"}]}
+    judged = claims._judge(wrong, [], "")
+    assert (judged.verdict, judged.reason) == (INCONCLUSIVE, "our code does not do this")
+
+
+def test_an_or_is_a_part_with_parts_of_its_own() -> None:
+    (part,) = entry()["parts"]
+    either = {"says": "one of two", "any": [part, {**part, "predicate": "higher", "says": "higher"}]}
+    judged = claims._judge(entry(parts=[either]), pair(ENOUGH), "quick")
+    assert judged.verdict == SUPPORTED
+    assert [leaf.says for leaf in judged.leaves] == ["lower", "higher"]
+    assert "or: higher" in judged._repr_html_()
+    assert [p["says"] for p in judged.to_json()["parts"][0]["of"]] == ["lower", "higher"]
+
+
+def test_plain_json_has_all_that_a_verdict_rests_on() -> None:
+    record = claims._judge(entry(), pair([-0.2, 0.3, -0.1, 0.0, 0.1]), "quick").to_json()
+    part = record["parts"][0]
+    assert (record["verdict"], record["cause"], part["kind"], part["look"]) == (INCONCLUSIVE, "seeds", "interval", 5)
+    assert record["seeds_needed"] == part["seeds_needed"]
+    assert part["p"] < part["adjusted"] <= 1
+    assert record["p"] == part["adjusted"]
+    assert json.loads(json.dumps(record, allow_nan=False)) == json.loads(json.dumps(record))
+    assert claims._judge(entry(), pair([-0.2, 0.3]), "quick").to_json()["parts"][0]["kind"] == "range"
+
+
+def test_seeds_that_follow_judge_with_those_of_the_profile(store: Path) -> None:
+    """In their order, as far as they go; a seed after a gap waits."""
+    results, runs = Store("fashion-lenet"), pair(ENOUGH * 2)
+    for run in runs:
+        if run.config.seed != 7:
+            results.put(run)
+    found = claims.with_further_seeds(results, [run for run in runs if run.config.seed < 2])
+    assert sorted((run.config.norm, run.config.seed) for run in found) == sorted(
+        (norm, seed) for norm in ("bn", "none") for seed in range(7)
+    )
+    assert claims._judge(entry(), found, "quick").parts[0].look == 5
+
+
+def test_what_the_best_profile_cannot_judge_stays_unjudged() -> None:
+    judged = claims._judge_by(entry(), [("half", pair(ENOUGH)[:5]), ("quick", pair(ENOUGH))])
+    assert (judged.verdict, judged.reason) == (NOT_MEASURED, "these runs lack BN")
+    assert claims._judge_by(entry(), []).verdict == NOT_MEASURED
+
+
+def mnist(difference: list[float]) -> list[Run]:
+    """LeNet-5 with BN, whose loss is lower by this in each of five epochs, a seed each, and without."""
+    levels = {"none": [1.0] * len(difference), "bn": [1 - d for d in difference]}
+    return [
+        made_up(norm, seed, [v] * 5, [0.5] * 5, dataset="fashion_mnist")
+        for norm, values in levels.items()
+        for seed, v in enumerate(values)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("profile", "judge", "verdict"),
+    [
+        ("full", "quick", SUPPORTED),
+        ("half", "quick", SUPPORTED),
+        ("quick", "quick", INCONCLUSIVE),  # its own one seed: what is given is shown, not what is published
+        ("custom", "custom", INCONCLUSIVE),  # is no profile, and above none
+    ],
+)
+def test_a_notebook_s_runs_give_way_only_to_a_smaller_profile(
+    profile: str, judge: str, verdict: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    complete = [("full", mnist(ENOUGH)), ("quick", mnist([-d for d in ENOUGH]))]
+    monkeypatch.setattr(claims, "find", lambda name: SimpleNamespace(complete=lambda: complete))
+    judged = claims.judge("S4-03", mnist([0.1]), profile)
+    assert (judged.profile, judged.verdict) == (judge, verdict)
+
+
+def published(experiment: str, profile: str, runs: list[Run]) -> None:
+    store = Store(experiment)
+    for run in runs:
+        store.put(run)
+    store.index(profile, "main", [run.key for run in runs])
+
+
+def test_complete_profiles_come_with_their_runs_the_best_first(store: Path, tmp_path: Path) -> None:
+    experiment = Experiment("a-trial", tmp_path / "a_trial.ipynb")
+    assert experiment.complete() == []
+    assert experiment.published_runs() == ("smoke", [])
+    many, few = pair(ENOUGH), pair(ENOUGH)[4:6]
+    published("a-trial", "quick", many)
+    published("a-trial", "full", few)
+    Store("a-trial").index("half", "main", [made_up("gn", 0, [1.0], [0.5]).key])  # which is not there
+    Store("a-trial").index("custom", "main", [many[0].key])  # is no profile
+    assert experiment.complete() == [("full", few), ("quick", many)]
+    assert experiment.published_runs() == ("full", few)
+
+
+def test_the_ledger_is_judged_by_the_best_profile_that_has_enough_seeds(store: Path) -> None:
+    published("fashion-lenet", "quick", mnist([-d for d in ENOUGH]))
+    published("fashion-lenet", "full", [replace(r, config=replace(r.config, lr=0.02)) for r in mnist([0.1])])
+    judged = {j.id: j for j in claims.judge_all()}
+    assert (judged["S4-03"].verdict, judged["S4-03"].profile) == (SUPPORTED, "quick")
+    assert judged["S4-03"].reason.startswith("profile full has one seed so far")
+    assert judged["S0-04"].verdict == NOT_MEASURED
