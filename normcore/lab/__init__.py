@@ -6,6 +6,7 @@ takes longer to import than torch.
 
 # ruff: noqa: F401
 
+import gc
 from importlib import import_module
 from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,8 @@ if TYPE_CHECKING:  # for type checkers and editors
     from .stats import best, intervals, mean_interval, paired_difference, spread
     from .study import Study
     from .tables import curves, probed, table
+
+gc.freeze()  # torch, which stays: else its objects are gone through again and again while the rest is imported
 
 #: module -> the names that notebooks take from it
 _NAMES = {

@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
@@ -126,6 +125,8 @@ _RC: Any = {
     "text.color": _TEXT, "axes.labelcolor": _TEXT, "axes.edgecolor": _TEXT, "xtick.color": _TEXT,
     "ytick.color": _TEXT, "axes.titlecolor": _TEXT, "grid.color": _TEXT, "grid.alpha": 0.15, "grid.linewidth": 0.6,
     "axes.linewidth": 0.7, "lines.linewidth": 1.7, "lines.markersize": 4.5, "legend.frameon": False,
+    "axes.axisbelow": True, "axes.spines.top": False, "axes.spines.right": False, "lines.solid_capstyle": "round",
+    "patch.edgecolor": "w", "patch.force_edgecolor": True,
     "svg.fonttype": "none", "svg.hashsalt": "normcore", "figure.constrained_layout.use": True,
 }  # fmt: skip
 
@@ -133,12 +134,11 @@ _RC: Any = {
 @contextmanager
 def panel(width: float = 4.4, height: float = 3.0) -> Iterator[tuple[Figure, Axes]]:
     """One panel in the book's style; panels stand beside each other where there is room (inches)."""
-    with sns.axes_style("ticks"), mpl.rc_context(_RC):
+    with mpl.rc_context(_RC):
         figure = Figure(figsize=(width, height))
         axes = figure.add_subplot()
         axes.grid(visible=True, axis="y")
         yield figure, axes
-        sns.despine(ax=axes)
 
 
 def svg(figure: Figure, background: str | None = None) -> str:
@@ -228,10 +228,9 @@ def draw_curves(
     for name, line in numbers.groupby(by, sort=False):
         look = looks[str(name)]
         every = max(1, len(line) // 10)
-        sns.lineplot(
-            data=line, x=x, y="mean", ax=axes, color=look.color, marker=look.marker, linestyle=look.dash,
-            markevery=every, errorbar=None, label=look.label, legend=False, gid=f"series:{name}",
-            markeredgewidth=0,
+        axes.plot(
+            line[x], line["mean"], color=look.color, marker=look.marker, linestyle=look.dash, markevery=every,
+            label=look.label, gid=f"series:{name}", markeredgewidth=0,
         )  # fmt: skip
         band = axes.fill_between(line[x], line["low"], line["high"], color=look.color, alpha=0.25, linewidth=0)
         band.set_gid(f"series:{name}")

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
@@ -109,6 +108,8 @@ def draw_heat(
     Args:
         top: where the colours end; numbers above it have the last.
     """
+    import seaborn as sns  # here, and not above: it takes two seconds, and no other figure needs it
+
     order = list(dict.fromkeys(table[by]))
     diverged = (table["status"] != "finished").groupby([table[by], table[x]]).any().unstack(fill_value=False).loc[order]
     means = table.groupby([by, x])[metric].mean().unstack().loc[order].mask(diverged)
