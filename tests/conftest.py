@@ -1,5 +1,6 @@
 """What the tests share: a store and a cache of their own, and where the real data and a browser are."""
 
+import gc
 import os
 import shutil
 from collections.abc import Iterator
@@ -14,7 +15,8 @@ def pytest_configure(config: pytest.Config) -> None:
     # Before anything is imported: notebooks under nbval and training processes inherit it. No test, and no
     # notebook that is validated, writes among a person's own results.
     workerinput = getattr(config, "workerinput", {})
-    if workerinput:  # workers share the cores: a thread of torch's that waits for one spins
+    if workerinput:  # workers share the cores, and a thread of torch's that waits for another would spin on one
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         threads = (os.cpu_count() or 1) // workerinput["workercount"]
         os.environ.setdefault("OMP_NUM_THREADS", str(max(threads, 1)))
     if "NORMCORE_RESULTS" not in os.environ:
@@ -24,6 +26,15 @@ def pytest_configure(config: pytest.Config) -> None:
         if worker in ("main", "gw0"):
             for old in folder.glob("results-*"):
                 shutil.rmtree(old, ignore_errors=True)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The book first: no other file takes as long, and begun last it would keep one worker waiting."""
+    items.sort(key=lambda item: item.path.name != "test_book.py")
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()  # what is imported and collected stays: else each collection goes through all of it
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ takes longer to import than torch.
 
 # ruff: noqa: F401
 
+import gc
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +51,8 @@ if TYPE_CHECKING:  # for type checkers and editors
     from .verdicts.claims import judge
     from .verdicts.measures import basins, measure, measured
     from .verdicts.tables import curves, probed, table
+
+gc.freeze()  # torch, which stays: else its objects are gone through again and again while the rest is imported
 
 #: module -> the names that notebooks take from it
 _NAMES = {

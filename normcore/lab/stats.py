@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+import scipy  # whose parts are imported when they are first asked for: its stats take a second
 from numpy.typing import ArrayLike, NDArray
-from scipy import optimize, special
-from scipy import stats as distributions
+from scipy import special
 
 from .errors import UsageError
 
@@ -300,7 +300,7 @@ def over_looks(p: float) -> float:
 @functools.cache
 def nominal() -> float:
     """The p value at a look that decides: Pocock's constant for these looks."""
-    return float(optimize.brentq(lambda p: over_looks(p) - ALPHA, 1e-3, ALPHA))
+    return float(scipy.optimize.brentq(lambda p: over_looks(p) - ALPHA, 1e-3, ALPHA))
 
 
 def seeds_needed(distance: float, sd: float) -> int | None:
@@ -334,7 +334,7 @@ def holm(p: Sequence[float]) -> list[float]:
 def benjamini_hochberg(p: Sequence[float]) -> list[float]:
     """The p values of many tests, so that of those below a level no larger a share is wrong (Benjamini & Hochberg
     1995)."""
-    return [float(q) for q in distributions.false_discovery_control(p)] if p else []
+    return [float(q) for q in scipy.stats.false_discovery_control(p)] if p else []
 
 
 # --- a choice ---------------------------------------------------------------------------------------------

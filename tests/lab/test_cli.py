@@ -4,7 +4,6 @@ import csv
 import io
 import json
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -95,11 +94,12 @@ def test_values_out_of_range_are_refused_before_anything_is_trained(
     assert not list(store.glob("fashion-lenet/*.json"))
 
 
-def test_what_the_notebook_refuses_is_one_line_of_the_command(store: Path) -> None:
-    command = [sys.executable, "-m", "normcore.lab.cli", "run", "fashion-lenet", "--set", "dataset=digit"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 2, done.stderr
-    (line,) = done.stderr.strip().splitlines()
+def test_what_the_notebook_refuses_is_one_line_of_the_command(
+    store: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    code, _, err = call(monkeypatch, capfd, "run", "fashion-lenet", "--set", "dataset=digit")
+    assert code == 2, err
+    (line,) = err.strip().splitlines()
     assert "unknown data set 'digit': did you mean digits?" in line
     assert not list(store.glob("fashion-lenet/*.json"))
 
@@ -190,15 +190,16 @@ def test_what_is_there_is_listed(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     assert {"torch", "device", "free_disk_gib", "torch_compile"} <= set(found)
 
 
-def test_an_experiment_runs_from_the_command_line(store: Path) -> None:
+def test_an_experiment_runs_from_the_command_line(
+    store: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     """An epoch a run of the smoke profile: a time budget that is too short, a shard, and two runs side by side."""
-    command = [sys.executable, "-m", "normcore.lab.cli", "run", "fashion-lenet", "--set", "epochs=1"]
-    short = subprocess.run([*command, "--time-budget", "0.01s"], capture_output=True, text=True)
-    assert short.returncode == 3, short.stderr
-    assert "Run it again to go on." in short.stderr
-    half = subprocess.run([*command, "--shard", "1/2"], capture_output=True, text=True)
-    assert (half.returncode, "belongs to other shards" in half.stdout) == (0, True), half.stderr
-    done = subprocess.run([*command, "--jobs", "2"], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    command = ("run", "fashion-lenet", "--set", "epochs=1")
+    code, _, err = call(monkeypatch, capfd, *command, "--time-budget", "0.01s")
+    assert (code, "Run it again to go on." in err) == (3, True), err
+    code, out, err = call(monkeypatch, capfd, *command, "--shard", "1/2")
+    assert (code, "belongs to other shards" in out) == (0, True), err
+    code, _, err = call(monkeypatch, capfd, *command, "--jobs", "2")
+    assert code == 0, err
     assert len(Store("fashion-lenet").runs("custom")) == 4
     assert not (store.parent / "published").exists()

@@ -36,9 +36,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import scipy  # see stats.py
 from numpy.typing import NDArray
-from scipy.signal import savgol_filter
-from scipy.stats import kendalltau
 
 from ..config import HALVES, setting
 from ..errors import UsageError
@@ -116,7 +115,7 @@ def jitter(values: NDArray[np.float64], of: NDArray[np.bool_] | None = None) -> 
     around each point; None for fewer points than the parabola has, or fewer than two to compare (``of``)."""
     if values.size < TREND:
         return None
-    left = values - savgol_filter(values, TREND, 2)
+    left = values - scipy.signal.savgol_filter(values, TREND, 2)
     changes = np.abs(np.diff(left if of is None else left[of]))
     return float(changes.mean()) if changes.size else None
 
@@ -161,7 +160,7 @@ def _kendall(values: NDArray[np.float64]) -> tuple[float | None, float | None]:
         return None, None
     if np.ptp(values) == 0:
         return 0.0, 1.0
-    found = kendalltau(np.arange(values.size), values)
+    found = scipy.stats.kendalltau(np.arange(values.size), values)
     return float(found.statistic), float(found.pvalue)
 
 

@@ -22,7 +22,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import special, stats
+import scipy  # see stats.py
+from scipy import special
 
 from .. import catdog
 from ..bench import steps as bench_steps
@@ -513,7 +514,7 @@ def rate_higher(
     judged = set(seeds[: look(len(seeds)) or None])
     hits = [[(read(r) or -math.inf) > above for r in own if r.config.seed in judged] for own in (ours, theirs)]
     table = [[sum(own), len(own) - sum(own)] for own in hits]
-    holds, fails = (float(stats.fisher_exact(table, alternative=way).pvalue) for way in ("greater", "less"))
+    holds, fails = (float(scipy.stats.fisher_exact(table, alternative=way).pvalue) for way in ("greater", "less"))
     (p, p_low, p_high), (q, q_low, q_high) = (_share(own, "wilson")[:3] for own in hits)
     down, up = math.hypot(p - p_low, q_high - q), math.hypot(p_high - p, q - q_low)
     effect = Interval(p - q, p - q - down, p - q + up, len(judged))
@@ -527,7 +528,7 @@ def _share(hits: Sequence[bool], method: str) -> Interval:
     """A share and its 95 % interval; of too few seeds without."""
     if len(hits) < MIN_SEEDS:
         return Interval(sum(hits) / len(hits), math.nan, math.nan, len(hits))
-    ends = stats.binomtest(sum(hits), len(hits)).proportion_ci(CONFIDENCE, method)
+    ends = scipy.stats.binomtest(sum(hits), len(hits)).proportion_ci(CONFIDENCE, method)
     return Interval(sum(hits) / len(hits), float(ends.low), float(ends.high), len(hits))
 
 
@@ -558,7 +559,7 @@ def mostly(
         raise Lacking(f"{measured}: no seed has it")
     judged = _at_look(values)
     hits = ((judged > low) & (judged < high)).tolist()
-    holds, fails = (stats.binomtest(sum(hits), len(hits), share, way).pvalue for way in ("greater", "less"))
+    holds, fails = (scipy.stats.binomtest(sum(hits), len(hits), share, way).pvalue for way in ("greater", "less"))
     effect = _share(hits, "exact")
     part = Part(says, measured, effect, len(values), INCONCLUSIVE, holds=min(1, 2 * holds), fails=min(1, 2 * fails),
                 inside=effect.mean > share, runs=tuple(own))  # fmt: skip
@@ -578,7 +579,7 @@ def _range(low: float, high: float) -> str:
 def _unanimous(seen: float, share: float, seeds: int) -> int | None:
     """The first look after these seeds at which a share as seen would be decided."""
     for n in (n for n in LOOKS if n > seeds):
-        p = stats.binomtest(round(seen * n), n, share, "greater" if seen > share else "less").pvalue
+        p = scipy.stats.binomtest(round(seen * n), n, share, "greater" if seen > share else "less").pvalue
         if over_looks(min(1, 2 * p)) <= ALPHA:
             return n
     return None
