@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from normcore import convert_norms, make_norm
-from normcore.own import load
+from normcore.own import load, pin, short
 
 from .helpers import MINE
 
@@ -60,3 +60,33 @@ def test_what_cannot_be_loaded_is_said_in_a_sentence(mine: Path, text: str, refe
     with pytest.raises(ValueError, match=says) as refused:
         make_norm(str(mine.parent / reference), 2)
     assert "\n" not in str(refused.value)
+
+
+def test_a_pinned_reference_stands_for_that_source_and_no_other(mine: Path) -> None:
+    pinned = pin(f"{mine}:Mine")
+    assert pin(pinned) == pinned
+    assert short(pinned) == f"Mine@{pinned[-8:]}"
+    assert make_norm(pinned, 2).factor == 2.0
+    mine.write_text(MINE.replace("2.0", "5.0"))
+    assert pin(f"{mine}:Mine") != pinned
+    assert load(f"{mine}:Mine")(2).factor == 5.0  # not the module that was loaded before
+    with pytest.raises(ValueError, match=r"mine\.py has changed: Mine@\w{8} was asked for, and it is Mine@\w{8} now"):
+        load(pinned)
+    mine.unlink()
+    assert pin(pinned) == pinned  # to read it needs no source
+
+
+def test_where_a_file_lies_is_no_part_of_what_it_is(mine: Path, tmp_path: Path) -> None:
+    moved = tmp_path / "elsewhere" / "other.py"
+    moved.parent.mkdir()
+    moved.write_text(MINE)
+    assert short(pin(f"{mine}:Mine")) == short(pin(f"{moved}:Mine"))
+
+
+def test_a_module_is_pinned_to_its_source() -> None:
+    pinned = pin("normcore.layers.batch:BatchNorm")
+    assert pinned.startswith("normcore.layers.batch:BatchNorm@")
+    assert load(pinned).__name__ == "BatchNorm"
+    for reference in ("nothing.here:Norm", "nothing_here:Norm", "sys:Norm"):
+        with pytest.raises(ValueError, match=r"cannot be imported|there is no module .* with a source"):
+            pin(reference)

@@ -27,7 +27,8 @@ train = True
 """
 ENDLESS = """
 from pathlib import Path
-from normcore.lab.runs import RunConfig, Store
+from normcore.lab.config import RunConfig
+from normcore.lab.runs.store import Store
 from normcore.lab.runs.sweep import sweep
 
 small = dict(dataset="digits", image_size=14, model="lenet5", norm="none", lr=0.01, batch_size=32)

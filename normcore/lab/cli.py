@@ -44,6 +44,8 @@ def main() -> None:
         app()
     except UsageError as error:
         _fail(error, 2)
+    except SweepIncomplete as error:
+        _fail(error, 3)
     except LabError as error:
         _fail(error, 1)
     except KeyboardInterrupt:
@@ -452,6 +454,37 @@ def check(
     if failed:
         console.print(f"{failed} of {len(checks)} checks failed")
         raise typer.Exit(1)
+
+
+@app.command()
+def compare(
+    layers: Annotated[list[str], typer.Argument(metavar="LAYER...", help="mine.py:MyNorm or package.module:MyNorm.")],
+    against: Annotated[str, typer.Option(help="The known ones to stand beside, by commas.")] = "none,bn,ln,gn,in,rms",
+    options: Options = "{}",
+    profile: Annotated[str, typer.Option(help="smoke (a minute), quick (half an hour), full (a GPU).")] = "quick",
+    device: Device = "auto",
+    jobs: Annotated[int, typer.Option(help="Runs side by side; on a CPU one thread each.")] = 1,
+    time_budget: Annotated[str, typer.Option(help="Stop cleanly after 90s, 9m or 1.5h; the next call goes on.")] = "",
+    to: Annotated[Path, typer.Option(help="The page; its numbers go beside it as CSV.")] = Path("compare.html"),
+    verbose: Verbose = False,
+) -> None:
+    """Put layers of your own through a battery of small studies beside the known normalizers, and leave a page that
+    says where they stand. What is computed is kept: a second call goes on."""
+    from .compare import page
+    from .files import write_text
+    from .runs.experiments import find
+
+    given = _options(options)
+    each = given if given and all(isinstance(value, dict) for value in given.values()) else dict.fromkeys(layers, given)
+    named = {layer: _own(layer, each.get(layer, {})) for layer in layers}
+    what = {"norms": list(named.values()), "against": against.split(","),
+            "options": {named[layer]: each[layer] for layer in layers if each.get(layer)}}  # fmt: skip
+    how = {"device": device, "jobs": jobs, "time_budget": time_budget}
+    executed = find("compare").run(profile, {**what, **how})
+    page.write(executed, to)
+    for name, table in page.tables(executed).items():
+        write_text(to.with_name(f"{to.stem}-{name}"), table)
+    console.print(f"{', '.join(layers)}: {to}")
 
 
 def _options(text: str) -> dict[str, Any]:

@@ -20,28 +20,34 @@ def root() -> Path:
     raise UsageError("no normcore repository here: run this inside a clone (the folder with _config.yml)")
 
 
+def share() -> Path:
+    """Where the registry of data sets, the notebooks and the published results are: the repository, or without one what
+    an installation has of it."""
+    try:
+        return root()
+    except UsageError:
+        return Path(__file__).parent / "share"
+
+
+def work() -> Path:
+    """Where work is done and left: the repository, or without one the working folder."""
+    try:
+        return root()
+    except UsageError:
+        return Path.cwd()
+
+
 def published() -> Path:
     """The published results, which everything reads and only ``normcore publish`` writes: ``NORMCORE_PUBLISHED``, or
-    ``data/results`` of the repository; without one those that came with the package, if any did."""
+    ``data/results`` of :func:`share`."""
     chosen = os.environ.get("NORMCORE_PUBLISHED")
-    if chosen:
-        return Path(chosen).resolve()
-    try:
-        return root() / "data" / "results"
-    except UsageError:
-        return Path(__file__).parent / "results"
+    return Path(chosen).resolve() if chosen else share() / "data" / "results"
 
 
 def results() -> Path:
-    """The results of one's own runs: ``NORMCORE_RESULTS``, or ``results`` of the repository; without one of the
-    working folder."""
+    """The results of one's own runs: ``NORMCORE_RESULTS``, or ``results`` of :func:`work`."""
     chosen = os.environ.get("NORMCORE_RESULTS")
-    if chosen:
-        return Path(chosen).resolve()
-    try:
-        return root() / "results"
-    except UsageError:
-        return Path.cwd() / "results"
+    return Path(chosen).resolve() if chosen else work() / "results"
 
 
 @contextmanager

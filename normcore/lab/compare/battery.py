@@ -8,8 +8,9 @@ from typing import Any
 import pandas as pd
 
 from ... import own
+from ...factory import NORMS
 from ..config import RunConfig, grid
-from ..errors import UsageError
+from ..errors import UsageError, unknown
 from ..runs.store import Run
 from ..runs.training import check
 from ..runs.variants import placed, renorm_schedule
@@ -117,6 +118,9 @@ class Battery:
         seeds: int,
     ) -> None:
         self.norms = list(dict.fromkeys(norms))
+        for norm in self.norms:
+            if norm not in NORMS and not own.is_own(norm):
+                raise unknown("norm", norm, NORMS)
         self.options, self.images, self.steps, self.rates, self.trained = options, dict(images), steps, rates, trained
         self.search_steps = search_steps
         self.batch_sizes, self.one_class, self.outliers, self.seeds = batch_sizes, one_class, outliers, seeds
@@ -230,8 +234,8 @@ class Battery:
 
 
 def _points(steps: int) -> dict[str, int]:
-    """Twenty evaluations, and forty points of the training curve."""
-    return {"eval_every": max(1, steps // 20), "log_every": max(1, steps // 40)}
+    """Ten evaluations, and forty points of the training curve."""
+    return {"eval_every": max(1, steps // 10), "log_every": max(1, steps // 40)}
 
 
 def _values(workload: Workload, norm: str, runs: Sequence[Run]) -> list[dict[str, Any]]:

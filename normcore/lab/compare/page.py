@@ -1,6 +1,8 @@
 """An executed notebook as one page of HTML that needs no network and no other file."""
 
+import base64
 import html
+import re
 from pathlib import Path
 
 import nbformat
@@ -10,6 +12,7 @@ from nbformat import NotebookNode
 from .. import paths
 from ..files import write_text
 
+_DOWNLOAD = re.compile(r'<a download="([^"]+)" href="data:text/csv;base64,([^"]+)">')
 STYLE = """
 :root { color-scheme: light dark; --pst-color-text-base: #222; --pst-color-text-muted: #555; --pst-color-border: #ccc;
   --back: #fff; --raised: #f6f6f6; --link: #1a5fb4; }
@@ -32,14 +35,21 @@ def write(notebook: Path, page: Path) -> None:
     cells = nbformat.read(notebook, as_version=4).cells
     body = "\n".join(map(_cell, cells))
     title = next((line[2:] for cell in cells for line in cell.source.splitlines() if line.startswith("# ")), page.stem)
-    css = (paths.root() / "book" / "_assets" / "book.css").read_text(encoding="utf-8")
-    script = (paths.root() / "book" / "_assets" / "curves.js").read_text(encoding="utf-8")
+    css = (paths.share() / "book" / "_assets" / "book.css").read_text(encoding="utf-8")
+    script = (paths.share() / "book" / "_assets" / "curves.js").read_text(encoding="utf-8")
     write_text(
         page,
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta name="viewport" content="width=device-width, initial-scale=1"><title>{html.escape(title)}</title>'
         f"<style>{css}{STYLE}</style></head>\n<body><main>{body}</main><script>{script}</script></body></html>\n",
     )
+
+
+def tables(notebook: Path) -> dict[str, str]:
+    """The tables that an executed notebook offers for download: file name -> CSV."""
+    outputs = (o for c in nbformat.read(notebook, as_version=4).cells for o in c.get("outputs", []))
+    text = "".join(o.get("data", {}).get("text/html", "") for o in outputs)
+    return {name: base64.b64decode(data).decode() for name, data in _DOWNLOAD.findall(text)}
 
 
 def _cell(cell: NotebookNode) -> str:

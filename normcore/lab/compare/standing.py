@@ -81,11 +81,10 @@ def _beside(row: dict[Any, Any], verdict: str) -> str:
     name = label(str(row["rival"]))
     if verdict in (LEVEL, OPEN):
         return name
-    return (
-        f"{name} by {abs(row['difference']):.3g} [{_ends(row)}]"
-        if verdict != RANGE
-        else f"{name} ({row['difference']:+.3g})"
-    )
+    difference = round(row["difference"], 6)
+    if verdict == RANGE:
+        return f"{name} ({difference:+.3g})"
+    return f"{name} by {abs(difference):.3g} [{_ends(row)}]"
 
 
 def _ends(row: dict[Any, Any]) -> str:

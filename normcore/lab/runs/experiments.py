@@ -166,7 +166,7 @@ class Experiment:
             parameters["train"] = False
             check_how(parameters)
         parameters["profile"] = self.profile_of(parameters)
-        output = output or paths.root() / "_build" / "runs" / self.notebook.name
+        output = output or paths.work() / "_build" / "runs" / self.notebook.name
         with paths.only(paths.published()) if profile == PUBLISHED else nullcontext():
             return execute(self.notebook, output, parameters)
 
@@ -189,7 +189,7 @@ def check_how(values: Mapping[str, Any]) -> None:
 
 def experiments() -> dict[str, Experiment]:
     """Every experiment by name."""
-    found = sorted((paths.root() / "notebooks").glob("*.ipynb"))
+    found = sorted((paths.share() / "notebooks").glob("*.ipynb"))
     return {p.stem.replace("_", "-"): Experiment(p.stem.replace("_", "-"), p) for p in found}
 
 
@@ -221,7 +221,7 @@ def execute(notebook: Path, output: Path, parameters: Mapping[str, Any] | None =
         try:
             papermill.execute_notebook(
                 notebook, temporary, parameters=dict(parameters or {}), kernel_name="python3",
-                language="python", cwd=str(paths.root()), progress_bar=False, log_output=False,
+                language="python", cwd=str(paths.work()), progress_bar=False, log_output=False,
                 extra_arguments=["--IPKernelApp.log_level=50"],  # what fails is said below
             )  # fmt: skip
         except PapermillExecutionError as error:

@@ -90,7 +90,7 @@ class Dataset:
 
 def registry() -> dict[str, Entry]:
     """All known data sets: the registry's, and the folders of ``NORMCORE_DATA`` in the right layout."""
-    rows = read_yaml(paths.root() / "data" / "datasets.yaml")
+    rows = read_yaml(paths.share() / "data" / "datasets.yaml")
     entries = {}
     for name, row in rows.items():
         for columns in {"columns", "hub_columns"} & set(row):

@@ -231,7 +231,8 @@ def test_workers_that_cannot_start_end_the_sweep(monkeypatch: pytest.MonkeyPatch
 
 _SCRIPT = """
 import json, sys
-from normcore.lab.runs import RunConfig, Store
+from normcore.lab.config import RunConfig
+from normcore.lab.runs.store import Store
 from normcore.lab.runs.sweep import sweep
 
 if __name__ == "__main__":
