@@ -4,6 +4,7 @@ import functools
 import json
 import math
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,7 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from normcore.lab import claims
+from normcore.lab import claims, data
 from normcore.lab.claims import IMPLEMENTED, NOT_MEASURED, NOT_TESTABLE
 from normcore.lab.errors import LabError, UsageError
 from normcore.lab.experiments import Experiment, find
@@ -207,8 +208,112 @@ def test_the_promises_have_all_that_their_statements_ask_for(claim: dict[str, An
             assert "the statement is about" in part.found
         else:
             assert part.seeds == 5, part
-            ends = part.effect[:3] if spec["predicate"] != "interacts" else part.effect[:1]  # an F test has none
-            assert np.isfinite(ends).all()
+            for leaf in part.leaves():
+                ends = (
+                    leaf.effect[:3] if spec.get("predicate") != "interacts" else leaf.effect[:1]
+                )  # an F test has none
+                assert np.isfinite(ends).all()
+
+
+# --- what a study of the promises can find ---------------------------------------------------------------
+
+#: what a run is made up to find: values of `accuracy`, `loss`, its `jitter`, and rows of its probes
+Found = dict[str, Any]
+
+
+def told(wanted: RunConfig, *, accuracy: float = 0.8, loss: float = 0.5, jitter: float = 0.01, **probes: Any) -> Run:
+    """A made-up result that stands where it is put, but for a seed's noise; an epoch is as long as it would be."""
+    noise = np.random.default_rng(int(wanted.key, 16)).normal(0, 1e-3, 3)
+    points = np.arange(wanted.steps // wanted.log_every)
+    losses = (loss + jitter * (1 + noise[0]) * (-1.0) ** points) * (1 + noise[1])
+    run = run_of(wanted, losses.tolist(), [accuracy + noise[2]] * len(points), every=wanted.log_every)
+    held = {"test": wanted.evaluated_on}
+    items = data.train_items(wanted.dataset, wanted.image_size) - wanted.validation
+    rows = {name: {c: [v * (1 + noise[0])] for c, v in columns.items()} for name, columns in probes.items()}
+    return replace(
+        run,
+        curves={held.get(split, split): curve for split, curve in run.curves.items()},
+        final={name.replace("test", wanted.evaluated_on): value for name, value in run.final.items()},
+        provenance={**run.provenance, "steps_per_epoch": items // wanted.batch_size},
+        probes={name: {"step": [wanted.steps], **columns} for name, columns in rows.items()},
+    )
+
+
+def judged_by(
+    claim: str, find_: Callable[[RunConfig], Found], patch: pytest.MonkeyPatch, **changes: Any
+) -> claims.Judged:
+    """The statement, judged by a study whose runs, those of the search too, find this: the notebook's own code, in
+    the profile ``quick`` with these changes."""
+    entry_ = claims._entry(claim)
+    experiment = find(entry_["experiment"])
+    store = Store(experiment.name)
+
+    def sweep(configs: list[RunConfig], *_: Any, **__: Any) -> list[Run]:
+        runs = [told(wanted, **find_(wanted)) for wanted in configs]
+        for run in runs:
+            store.put(run)
+        return runs
+
+    patch.setattr("normcore.lab.study.sweep", sweep)
+    cells = nbformat.read(experiment.notebook, as_version=4).cells
+    code = [c.source for c in cells if c.cell_type == "code" and not c.metadata.get("tags")]
+    names: dict[str, Any] = {**experiment.profile("quick"), **changes}
+    for cell in code[: 1 + next(i for i, cell in enumerate(code) if "\nruns = study.run" in cell)]:
+        exec(cell, names)
+    return claims._judge(entry_, names["runs"], names["study"].profile)
+
+
+def tuned(wanted: RunConfig, accuracy: float, best: float) -> float:
+    """An accuracy that is lower the farther the rate is from the best."""
+    return accuracy - 0.1 * abs(math.log10(wanted.lr / best))
+
+
+def placed(gain: Callable[[RunConfig], float], best: float = 0.002) -> Callable[[RunConfig], Found]:
+    """Of `position`: what BN gains over no normalizer."""
+    return lambda wanted: {"accuracy": tuned(wanted, 0.8 + (gain(wanted) if wanted.norm == "bn" else 0), best)}
+
+
+def with_sigmoid(wanted: RunConfig) -> bool:
+    return bool(wanted.model_options["activation"] == "sigmoid")
+
+
+def before(wanted: RunConfig) -> bool:
+    return bool(wanted.model_options["norm_first"])
+
+
+#: statement, what is found, the verdict
+STUDIES: list[tuple[str, Callable[[RunConfig], Found], str]] = [
+    ("S3-01", placed(lambda run: 0.04 if before(run) else 0.02), SUPPORTED),
+    ("S3-01", placed(lambda run: 0.02 if before(run) else 0.04), REFUTED),
+    ("S3-01", placed(lambda run: 0.04 if before(run) != with_sigmoid(run) else 0.02), MIXED),
+    ("S3-01", placed(lambda run: 0.02), INCONCLUSIVE),
+    ("S3-07", placed(lambda run: 0.04 if with_sigmoid(run) else 0.02), SUPPORTED),
+    ("S3-07", placed(lambda run: -0.04 if with_sigmoid(run) else 0.02), SUPPORTED),
+    ("S3-07", placed(lambda run: 0.02), REFUTED),
+]
+
+
+@pytest.mark.parametrize(("claim", "found", "verdict"), STUDIES)
+def test_a_promise_can_be_kept_and_can_be_broken(
+    claim: str, found: Callable[[RunConfig], Found], verdict: str, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert judged_by(claim, found, monkeypatch).verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("claim", "found"), {claim: found for claim, found, verdict in reversed(STUDIES) if verdict == SUPPORTED}.items()
+)
+def test_runs_of_fewer_than_five_epochs_are_too_short_for_a_promise(
+    claim: str, found: Callable[[RunConfig], Found], store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged = judged_by(claim, found, monkeypatch, epochs=4)
+    assert (judged.verdict, judged.cause) == (INCONCLUSIVE, "too short")
+
+
+@pytest.mark.parametrize("best", [0.0005, 0.032])
+def test_no_verdict_is_taken_at_an_end_of_the_rates(best: float, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    judged = judged_by("S3-01", placed(lambda run: 0.04 if before(run) else 0.02, best), monkeypatch)
+    assert (judged.verdict, judged.cause) == (INCONCLUSIVE, "grid end")
 
 
 def test_every_statement_of_s4_names_what_judges_it() -> None:
