@@ -153,12 +153,13 @@ def imagined_probes(wanted: RunConfig) -> dict[str, dict[str, list[Any]]]:
         "distributions": [{"layer": n} for n in (1, 2, 3, 4)],
         "shift": [{"layer": n} for n in (2, 3, 4, 5, 6)],
         "smoothness": [{}],
+        "training_set": [{}],
         "outliers": [{"kind": k, "mode": m} for k in ("scaled", "noise", "foreign") for m in ("train", "eval")],
     }
     columns = {
         "distributions": ("wasserstein", "apart", "mean", "std", "skew", "kurtosis"),
         "shift": ("gradient", "input"), "smoothness": ("loss_range", "gradient_change", "beta"),
-        "outliers": ("output", "gradient", "update"),
+        "outliers": ("output", "gradient", "update"), "training_set": ("loss", "accuracy"),
     }  # fmt: skip
     return {
         name: pd.DataFrame([
@@ -229,13 +230,19 @@ def told(wanted: RunConfig, *, accuracy: float = 0.8, loss: float = 0.5, jitter:
     run = run_of(wanted, losses.tolist(), [accuracy + noise[2]] * len(points), every=wanted.log_every)
     held = {"test": wanted.evaluated_on}
     items = data.train_items(wanted.dataset, wanted.image_size) - wanted.validation
-    rows = {name: {c: [v * (1 + noise[0])] for c, v in columns.items()} for name, columns in probes.items()}
+
+    def noisy(value: Any) -> Any:
+        return value if isinstance(value, str) else value * (1 + noise[0])
+
     return replace(
         run,
         curves={held.get(split, split): curve for split, curve in run.curves.items()},
         final={name.replace("test", wanted.evaluated_on): value for name, value in run.final.items()},
         provenance={**run.provenance, "steps_per_epoch": items // wanted.batch_size},
-        probes={name: {"step": [wanted.steps], **columns} for name, columns in rows.items()},
+        probes={
+            name: {"step": [wanted.steps] * len(rows), **pd.DataFrame(rows).map(noisy).to_dict("list")}
+            for name, rows in probes.items()
+        },
     )
 
 
@@ -281,6 +288,20 @@ def before(wanted: RunConfig) -> bool:
     return bool(wanted.model_options["norm_first"])
 
 
+def learnt(test: Callable[[bool, bool], float], train: Callable[[bool, bool], float]) -> Callable[[RunConfig], Found]:
+    """Of `alexnet-cifar100`: accuracies, of whether there are BN and dropout."""
+
+    def found(wanted: RunConfig) -> Found:
+        has = wanted.norm == "bn", bool(wanted.model_options["dropout"])
+        return {"accuracy": tuned(wanted, test(*has), 0.001), "training_set": [{"accuracy": train(*has)}]}
+
+    return found
+
+
+def source_says(bn: bool, dropout: bool) -> float:
+    return 0.58 if bn and not dropout else 0.5 if bn else 0.40
+
+
 #: statement, what is found, the verdict
 STUDIES: list[tuple[str, Callable[[RunConfig], Found], str]] = [
     ("S3-01", placed(lambda run: 0.04 if before(run) else 0.02), SUPPORTED),
@@ -290,6 +311,10 @@ STUDIES: list[tuple[str, Callable[[RunConfig], Found], str]] = [
     ("S3-07", placed(lambda run: 0.04 if with_sigmoid(run) else 0.02), SUPPORTED),
     ("S3-07", placed(lambda run: -0.04 if with_sigmoid(run) else 0.02), SUPPORTED),
     ("S3-07", placed(lambda run: 0.02), REFUTED),
+    ("S4-06", learnt(source_says, lambda bn, _: 0.999 if bn else 0.973), INCONCLUSIVE),  # its numbers take 100 epochs
+    ("S4-06", learnt(lambda bn, dropout: 0.35 - 0.05 * bn, lambda bn, _: 0.4 - 0.1 * bn), REFUTED),
+    ("S4-06", learnt(lambda _, dropout: 0.35 - 0.1 * dropout, lambda bn, _: 0.4 + 0.1 * bn), INCONCLUSIVE),  # a tie
+    ("S4-06", learnt(lambda bn, dropout: 0.35 - 0.1 * dropout - 0.02 * bn, lambda bn, _: 0.4 + 0.1 * bn), MIXED),
 ]
 
 
@@ -308,6 +333,14 @@ def test_runs_of_fewer_than_five_epochs_are_too_short_for_a_promise(
 ) -> None:
     judged = judged_by(claim, found, monkeypatch, epochs=4)
     assert (judged.verdict, judged.cause) == (INCONCLUSIVE, "too short")
+
+
+@pytest.mark.parametrize(("bn", "verdict"), [(0.999, SUPPORTED), (0.95, MIXED)])
+def test_the_numbers_of_alexnet_are_judged_by_the_source_s_own_protocol(
+    bn: float, verdict: str, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = learnt(source_says, lambda has_bn, _: bn if has_bn else 0.973)
+    assert judged_by("S4-06", found, monkeypatch, epochs=100, width=1.0).verdict == verdict
 
 
 @pytest.mark.parametrize("best", [0.0005, 0.032])
