@@ -154,7 +154,7 @@ def imagined_probes(wanted: RunConfig) -> dict[str, dict[str, list[Any]]]:
         "shift": [{"layer": n} for n in (2, 3, 4, 5, 6)],
         "smoothness": [{}],
         "training_set": [{}],
-        "outliers": [{"kind": k, "mode": m} for k in ("scaled", "noise", "foreign") for m in ("train", "eval")],
+        "outliers": [{"kind": k, "mode": m} for k in ("scaled", "noise", "foreign") for m in ("train", "eval", "step")],
     }
     columns = {
         "distributions": ("wasserstein", "apart", "mean", "std", "skew", "kurtosis"),
@@ -302,6 +302,20 @@ def source_says(bn: bool, dropout: bool) -> float:
     return 0.58 if bn and not dropout else 0.5 if bn else 0.40
 
 
+def disturbed(bn: Callable[[str], float], best: float = 0.002) -> Callable[[RunConfig], Found]:
+    """Of `outliers`: how much more a step on each kind of outlier changes a network with BN than one without."""
+
+    def found(wanted: RunConfig) -> Found:
+        rows = [
+            {"kind": kind, "mode": mode, **dict.fromkeys(("output", "gradient", "update"), 0.1 * factor)}
+            for kind in ("scaled", "noise", "foreign")
+            for mode, factor in (("train", 1), ("eval", 1), ("step", bn(kind) if wanted.norm == "bn" else 1))
+        ]
+        return {"accuracy": tuned(wanted, 0.8, best), "outliers": rows}
+
+    return found
+
+
 #: statement, what is found, the verdict
 STUDIES: list[tuple[str, Callable[[RunConfig], Found], str]] = [
     ("S3-01", placed(lambda run: 0.04 if before(run) else 0.02), SUPPORTED),
@@ -315,6 +329,10 @@ STUDIES: list[tuple[str, Callable[[RunConfig], Found], str]] = [
     ("S4-06", learnt(lambda bn, dropout: 0.35 - 0.05 * bn, lambda bn, _: 0.4 - 0.1 * bn), REFUTED),
     ("S4-06", learnt(lambda _, dropout: 0.35 - 0.1 * dropout, lambda bn, _: 0.4 + 0.1 * bn), INCONCLUSIVE),  # a tie
     ("S4-06", learnt(lambda bn, dropout: 0.35 - 0.1 * dropout - 0.02 * bn, lambda bn, _: 0.4 + 0.1 * bn), MIXED),
+    ("S4-07", disturbed(lambda kind: 0.5), SUPPORTED),
+    ("S4-07", disturbed(lambda kind: 2.0), REFUTED),
+    ("S4-07", disturbed(lambda kind: 5.0 if kind == "scaled" else 0.5), SUPPORTED),
+    ("S4-07", disturbed(lambda kind: 1.0), INCONCLUSIVE),
 ]
 
 
@@ -344,8 +362,21 @@ def test_the_numbers_of_alexnet_are_judged_by_the_source_s_own_protocol(
 
 
 @pytest.mark.parametrize("best", [0.0005, 0.032])
-def test_no_verdict_is_taken_at_an_end_of_the_rates(best: float, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    judged = judged_by("S3-01", placed(lambda run: 0.04 if before(run) else 0.02, best), monkeypatch)
+@pytest.mark.parametrize(
+    ("claim", "found"),
+    [
+        ("S3-01", lambda best: placed(lambda run: 0.04 if before(run) else 0.02, best)),
+        ("S4-07", lambda best: disturbed(lambda kind: 0.5, best)),
+    ],
+)
+def test_no_verdict_is_taken_at_an_end_of_the_rates(
+    claim: str,
+    found: Callable[[float], Callable[[RunConfig], Found]],
+    best: float,
+    store: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    judged = judged_by(claim, found(best), monkeypatch)
     assert (judged.verdict, judged.cause) == (INCONCLUSIVE, "grid end")
 
 
