@@ -171,6 +171,12 @@ def imagined_probes(wanted: RunConfig) -> dict[str, dict[str, list[Any]]]:
     }  # fmt: skip
 
 
+def lasting(provenance: dict[str, Any], wanted: RunConfig) -> dict[str, Any]:
+    """The provenance of a run whose epoch is as long as it would be."""
+    items = data.train_items(wanted.dataset, wanted.image_size) - wanted.validation
+    return {**provenance, "steps_per_epoch": items // wanted.batch_size}
+
+
 @functools.cache
 def runs_of_promises(experiment: str, profile: str) -> list[Run]:
     """Made-up results of the runs that the notebook's own code asks for, search and all, with five seeds."""
@@ -183,12 +189,17 @@ def runs_of_promises(experiment: str, profile: str) -> list[Run]:
         held = {"test": wanted.evaluated_on}
         curves = {held.get(split, split): points for split, points in found.curves.items()}
         final = {name.replace("test", wanted.evaluated_on): value for name, value in found.final.items()}
-        return replace(found, curves=curves, final=final, probes=imagined_probes(wanted))
+        return replace(
+            found,
+            curves=curves,
+            final=final,
+            probes=imagined_probes(wanted),
+            provenance=lasting(found.provenance, wanted),
+        )
 
     with pytest.MonkeyPatch.context() as patch, TemporaryDirectory() as folder:
         patch.setenv("NORMCORE_RESULTS", folder)
         patch.setattr("normcore.lab.study.sweep", lambda configs, *_, **__: [run(c) for c in configs])
-        patch.setattr("normcore.lab.data.train_items", lambda *_: 49990)
         for cell in code:
             exec(cell, names)
     return list(names["runs"])
@@ -229,7 +240,6 @@ def told(wanted: RunConfig, *, accuracy: float = 0.8, loss: float = 0.5, jitter:
     losses = (loss + jitter * (1 + noise[0]) * (-1.0) ** points) * (1 + noise[1])
     run = run_of(wanted, losses.tolist(), [accuracy + noise[2]] * len(points), every=wanted.log_every)
     held = {"test": wanted.evaluated_on}
-    items = data.train_items(wanted.dataset, wanted.image_size) - wanted.validation
 
     def noisy(value: Any) -> Any:
         return value if isinstance(value, str) else value * (1 + noise[0])
@@ -238,7 +248,7 @@ def told(wanted: RunConfig, *, accuracy: float = 0.8, loss: float = 0.5, jitter:
         run,
         curves={held.get(split, split): curve for split, curve in run.curves.items()},
         final={name.replace("test", wanted.evaluated_on): value for name, value in run.final.items()},
-        provenance={**run.provenance, "steps_per_epoch": items // wanted.batch_size},
+        provenance=lasting(run.provenance, wanted),
         probes={
             name: {"step": [wanted.steps] * len(rows), **pd.DataFrame(rows).map(noisy).to_dict("list")}
             for name, rows in probes.items()
@@ -316,6 +326,26 @@ def disturbed(bn: Callable[[str], float], best: float = 0.002) -> Callable[[RunC
     return found
 
 
+Losses = dict[tuple[str, float], float]
+
+
+def settled(losses: Losses, jitters: Losses, *, plain: Losses | None = None) -> Callable[[RunConfig], Found]:
+    """Of `large-rates`: where the loss ends and how it jitters, by normalizer and rate; other losses without momentum.
+    The basins, of 300 steps, say the opposite."""
+
+    def found(wanted: RunConfig) -> Found:
+        at = wanted.norm, wanted.lr
+        if wanted.steps == 300:
+            return {"loss": 2.25 if wanted.norm == "bn" else 0.3}
+        own = losses if plain is None or wanted.optimizer_options["momentum"] else plain
+        return {"loss": own.get(at, 0.3), "jitter": jitters.get(at, 0.01)}
+
+    return found
+
+
+STUCK, WELL = {("none", 0.5): 2.29}, {("none", 0.5): 0.5}
+RESTLESS, STEADY = {("bn", 0.5): 0.04}, {("bn", 0.1): 0.04}
+
 #: statement, what is found, the verdict
 STUDIES: list[tuple[str, Callable[[RunConfig], Found], str]] = [
     ("S3-01", placed(lambda run: 0.04 if before(run) else 0.02), SUPPORTED),
@@ -325,6 +355,13 @@ STUDIES: list[tuple[str, Callable[[RunConfig], Found], str]] = [
     ("S3-07", placed(lambda run: 0.04 if with_sigmoid(run) else 0.02), SUPPORTED),
     ("S3-07", placed(lambda run: -0.04 if with_sigmoid(run) else 0.02), SUPPORTED),
     ("S3-07", placed(lambda run: 0.02), REFUTED),
+    ("S4-05", settled(STUCK, {}, plain=STUCK), INCONCLUSIVE),  # no steadier, and no less steady
+    ("S4-05", settled(STUCK, STEADY), SUPPORTED),
+    ("S4-05", settled(STUCK, {("none", 0.5): 0.04}), SUPPORTED),
+    ("S4-05", settled(STUCK, STEADY, plain=WELL), SUPPORTED),  # with one of the optimizers
+    ("S4-05", settled(STUCK, RESTLESS), MIXED),
+    ("S4-05", settled(WELL, RESTLESS), MIXED),
+    ("S4-05", settled({**WELL, ("bn", 0.5): 0.6}, RESTLESS), REFUTED),
     ("S4-06", learnt(source_says, lambda bn, _: 0.999 if bn else 0.973), INCONCLUSIVE),  # its numbers take 100 epochs
     ("S4-06", learnt(lambda bn, dropout: 0.35 - 0.05 * bn, lambda bn, _: 0.4 - 0.1 * bn), REFUTED),
     ("S4-06", learnt(lambda _, dropout: 0.35 - 0.1 * dropout, lambda bn, _: 0.4 + 0.1 * bn), INCONCLUSIVE),  # a tie
