@@ -4,6 +4,7 @@ import functools
 import json
 import math
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,6 +21,7 @@ from normcore.lab.errors import LabError, UsageError
 from normcore.lab.runs.experiments import Experiment, find
 from normcore.lab.runs.store import Run, Store
 from normcore.lab.runs.study import listed
+from normcore.lab.tasks import datasets
 from normcore.lab.verdicts import claims
 from normcore.lab.verdicts.claims import IMPLEMENTED, NOT_MEASURED, NOT_TESTABLE
 from normcore.lab.verdicts.predicates import INCONCLUSIVE, MIXED, REFUTED, SUPPORTED, unmet
@@ -153,12 +155,13 @@ def imagined_probes(wanted: RunConfig) -> dict[str, dict[str, list[Any]]]:
         "distributions": [{"layer": n} for n in (1, 2, 3, 4)],
         "shift": [{"layer": n} for n in (2, 3, 4, 5, 6)],
         "smoothness": [{}],
-        "outliers": [{"kind": k, "mode": m} for k in ("scaled", "noise", "foreign") for m in ("train", "eval")],
+        "training_set": [{}],
+        "outliers": [{"kind": k, "mode": m} for k in ("scaled", "noise", "foreign") for m in ("train", "eval", "step")],
     }
     columns = {
         "distributions": ("wasserstein", "apart", "mean", "std", "skew", "kurtosis"),
         "shift": ("gradient", "input"), "smoothness": ("loss_range", "gradient_change", "beta"),
-        "outliers": ("output", "gradient", "update"),
+        "outliers": ("output", "gradient", "update"), "training_set": ("loss", "accuracy"),
     }  # fmt: skip
     return {
         name: pd.DataFrame([
@@ -168,6 +171,12 @@ def imagined_probes(wanted: RunConfig) -> dict[str, dict[str, list[Any]]]:
         ]).to_dict("list")
         for name, every in wanted.probes.items()
     }  # fmt: skip
+
+
+def lasting(provenance: dict[str, Any], wanted: RunConfig) -> dict[str, Any]:
+    """The provenance of a run whose epoch is as long as it would be."""
+    items = datasets.train_items(wanted.dataset, wanted.image_size) - wanted.validation
+    return {**provenance, "steps_per_epoch": items // wanted.batch_size}
 
 
 @functools.cache
@@ -182,12 +191,17 @@ def runs_of_promises(experiment: str, profile: str) -> list[Run]:
         held = {"test": wanted.evaluated_on}
         curves = {held.get(split, split): points for split, points in found.curves.items()}
         final = {name.replace("test", wanted.evaluated_on): value for name, value in found.final.items()}
-        return replace(found, curves=curves, final=final, probes=imagined_probes(wanted))
+        return replace(
+            found,
+            curves=curves,
+            final=final,
+            probes=imagined_probes(wanted),
+            provenance=lasting(found.provenance, wanted),
+        )
 
     with pytest.MonkeyPatch.context() as patch, TemporaryDirectory() as folder:
         patch.setenv("NORMCORE_RESULTS", folder)
         patch.setattr("normcore.lab.runs.study.sweep", lambda configs, *_, **__: [run(c) for c in configs])
-        patch.setattr("normcore.lab.tasks.datasets.train_items", lambda *_: 49990)
         for cell in code:
             exec(cell, names)
     return list(names["runs"])
@@ -208,8 +222,201 @@ def test_the_promises_have_all_that_their_statements_ask_for(claim: dict[str, An
             assert "the statement is about" in part.found
         else:
             assert part.seeds == 5, part
-            ends = part.effect[:3] if spec["predicate"] != "interacts" else part.effect[:1]  # an F test has none
-            assert np.isfinite(ends).all()
+            for leaf in part.leaves():
+                ends = (
+                    leaf.effect[:3] if spec.get("predicate") != "interacts" else leaf.effect[:1]
+                )  # an F test has none
+                assert np.isfinite(ends).all()
+
+
+# --- what a study of the promises can find ---------------------------------------------------------------
+
+#: what a run is made up to find: values of `accuracy`, `loss`, its `jitter`, and rows of its probes
+Found = dict[str, Any]
+
+
+def told(wanted: RunConfig, *, accuracy: float = 0.8, loss: float = 0.5, jitter: float = 0.01, **probes: Any) -> Run:
+    """A made-up result that stands where it is put, but for a seed's noise; an epoch is as long as it would be."""
+    noise = np.random.default_rng(int(wanted.key, 16)).normal(0, 1e-3, 3)
+    points = np.arange(wanted.steps // wanted.log_every)
+    losses = (loss + jitter * (1 + noise[0]) * (-1.0) ** points) * (1 + noise[1])
+    run = run_of(wanted, losses.tolist(), [accuracy + noise[2]] * len(points), every=wanted.log_every)
+    held = {"test": wanted.evaluated_on}
+
+    def noisy(value: Any) -> Any:
+        return value if isinstance(value, str) else value * (1 + noise[0])
+
+    return replace(
+        run,
+        curves={held.get(split, split): curve for split, curve in run.curves.items()},
+        final={name.replace("test", wanted.evaluated_on): value for name, value in run.final.items()},
+        provenance=lasting(run.provenance, wanted),
+        probes={
+            name: {"step": [wanted.steps] * len(rows), **pd.DataFrame(rows).map(noisy).to_dict("list")}
+            for name, rows in probes.items()
+        },
+    )
+
+
+def judged_by(
+    claim: str, find_: Callable[[RunConfig], Found], patch: pytest.MonkeyPatch, **changes: Any
+) -> claims.Judged:
+    """The statement, judged by a study whose runs, those of the search too, find this: the notebook's own code, in
+    the profile ``quick`` with these changes."""
+    entry_ = claims._entry(claim)
+    experiment = find(entry_["experiment"])
+    store = Store(experiment.name)
+
+    def sweep(configs: list[RunConfig], *_: Any, **__: Any) -> list[Run]:
+        runs = [told(wanted, **find_(wanted)) for wanted in configs]
+        for run in runs:
+            store.put(run)
+        return runs
+
+    patch.setattr("normcore.lab.runs.study.sweep", sweep)
+    cells = nbformat.read(experiment.notebook, as_version=4).cells
+    code = [c.source for c in cells if c.cell_type == "code" and not c.metadata.get("tags")]
+    names: dict[str, Any] = {**experiment.profile("quick"), **changes}
+    for cell in code[: 1 + next(i for i, cell in enumerate(code) if "\nruns = study.run" in cell)]:
+        exec(cell, names)
+    return claims._judge(entry_, names["runs"], names["study"].profile)
+
+
+def tuned(wanted: RunConfig, accuracy: float, best: float) -> float:
+    """An accuracy that is lower the farther the rate is from the best."""
+    return accuracy - 0.1 * abs(math.log10(wanted.lr / best))
+
+
+def placed(gain: Callable[[RunConfig], float], best: float = 0.002) -> Callable[[RunConfig], Found]:
+    """Of `position`: what BN gains over no normalizer."""
+    return lambda wanted: {"accuracy": tuned(wanted, 0.8 + (gain(wanted) if wanted.norm == "bn" else 0), best)}
+
+
+def with_sigmoid(wanted: RunConfig) -> bool:
+    return bool(wanted.model_options["activation"] == "sigmoid")
+
+
+def before(wanted: RunConfig) -> bool:
+    return bool(wanted.model_options["norm_first"])
+
+
+def learnt(test: Callable[[bool, bool], float], train: Callable[[bool, bool], float]) -> Callable[[RunConfig], Found]:
+    """Of `alexnet-cifar100`: accuracies, of whether there are BN and dropout."""
+
+    def found(wanted: RunConfig) -> Found:
+        has = wanted.norm == "bn", bool(wanted.model_options["dropout"])
+        return {"accuracy": tuned(wanted, test(*has), 0.001), "training_set": [{"accuracy": train(*has)}]}
+
+    return found
+
+
+def source_says(bn: bool, dropout: bool) -> float:
+    return 0.58 if bn and not dropout else 0.5 if bn else 0.40
+
+
+def disturbed(bn: Callable[[str], float], best: float = 0.002) -> Callable[[RunConfig], Found]:
+    """Of `outliers`: how much more a step on each kind of outlier changes a network with BN than one without."""
+
+    def found(wanted: RunConfig) -> Found:
+        rows = [
+            {"kind": kind, "mode": mode, **dict.fromkeys(("output", "gradient", "update"), 0.1 * factor)}
+            for kind in ("scaled", "noise", "foreign")
+            for mode, factor in (("train", 1), ("eval", 1), ("step", bn(kind) if wanted.norm == "bn" else 1))
+        ]
+        return {"accuracy": tuned(wanted, 0.8, best), "outliers": rows}
+
+    return found
+
+
+Losses = dict[tuple[str, float], float]
+
+
+def settled(losses: Losses, jitters: Losses, *, plain: Losses | None = None) -> Callable[[RunConfig], Found]:
+    """Of `large-rates`: where the loss ends and how it jitters, by normalizer and rate; other losses without momentum.
+    The basins, of 300 steps, say the opposite."""
+
+    def found(wanted: RunConfig) -> Found:
+        at = wanted.norm, wanted.lr
+        if wanted.steps == 300:
+            return {"loss": 2.25 if wanted.norm == "bn" else 0.3}
+        own = losses if plain is None or wanted.optimizer_options["momentum"] else plain
+        return {"loss": own.get(at, 0.3), "jitter": jitters.get(at, 0.01)}
+
+    return found
+
+
+STUCK, WELL = {("none", 0.5): 2.29}, {("none", 0.5): 0.5}
+RESTLESS, STEADY = {("bn", 0.5): 0.04}, {("bn", 0.1): 0.04}
+
+#: statement, what is found, the verdict
+STUDIES: list[tuple[str, Callable[[RunConfig], Found], str]] = [
+    ("S3-01", placed(lambda run: 0.04 if before(run) else 0.02), SUPPORTED),
+    ("S3-01", placed(lambda run: 0.02 if before(run) else 0.04), REFUTED),
+    ("S3-01", placed(lambda run: 0.04 if before(run) != with_sigmoid(run) else 0.02), MIXED),
+    ("S3-01", placed(lambda run: 0.02), INCONCLUSIVE),
+    ("S3-07", placed(lambda run: 0.04 if with_sigmoid(run) else 0.02), SUPPORTED),
+    ("S3-07", placed(lambda run: -0.04 if with_sigmoid(run) else 0.02), SUPPORTED),
+    ("S3-07", placed(lambda run: 0.02), REFUTED),
+    ("S4-05", settled(STUCK, {}, plain=STUCK), INCONCLUSIVE),  # no steadier, and no less steady
+    ("S4-05", settled(STUCK, STEADY), SUPPORTED),
+    ("S4-05", settled(STUCK, {("none", 0.5): 0.04}), SUPPORTED),
+    ("S4-05", settled(STUCK, STEADY, plain=WELL), SUPPORTED),  # with one of the optimizers
+    ("S4-05", settled(STUCK, RESTLESS), MIXED),
+    ("S4-05", settled(WELL, RESTLESS), MIXED),
+    ("S4-05", settled({**WELL, ("bn", 0.5): 0.6}, RESTLESS), REFUTED),
+    ("S4-06", learnt(source_says, lambda bn, _: 0.999 if bn else 0.973), INCONCLUSIVE),  # its numbers take 100 epochs
+    ("S4-06", learnt(lambda bn, dropout: 0.35 - 0.05 * bn, lambda bn, _: 0.4 - 0.1 * bn), REFUTED),
+    ("S4-06", learnt(lambda _, dropout: 0.35 - 0.1 * dropout, lambda bn, _: 0.4 + 0.1 * bn), INCONCLUSIVE),  # a tie
+    ("S4-06", learnt(lambda bn, dropout: 0.35 - 0.1 * dropout - 0.02 * bn, lambda bn, _: 0.4 + 0.1 * bn), MIXED),
+    ("S4-07", disturbed(lambda kind: 0.5), SUPPORTED),
+    ("S4-07", disturbed(lambda kind: 2.0), REFUTED),
+    ("S4-07", disturbed(lambda kind: 5.0 if kind == "scaled" else 0.5), SUPPORTED),
+    ("S4-07", disturbed(lambda kind: 1.0), INCONCLUSIVE),
+]
+
+
+@pytest.mark.parametrize(("claim", "found", "verdict"), STUDIES)
+def test_a_promise_can_be_kept_and_can_be_broken(
+    claim: str, found: Callable[[RunConfig], Found], verdict: str, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert judged_by(claim, found, monkeypatch).verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("claim", "found"), {claim: found for claim, found, verdict in reversed(STUDIES) if verdict == SUPPORTED}.items()
+)
+def test_runs_of_fewer_than_five_epochs_are_too_short_for_a_promise(
+    claim: str, found: Callable[[RunConfig], Found], store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged = judged_by(claim, found, monkeypatch, epochs=4)
+    assert (judged.verdict, judged.cause) == (INCONCLUSIVE, "too short")
+
+
+@pytest.mark.parametrize(("bn", "verdict"), [(0.999, SUPPORTED), (0.95, MIXED)])
+def test_the_numbers_of_alexnet_are_judged_by_the_source_s_own_protocol(
+    bn: float, verdict: str, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = learnt(source_says, lambda has_bn, _: bn if has_bn else 0.973)
+    assert judged_by("S4-06", found, monkeypatch, epochs=100, width=1.0).verdict == verdict
+
+
+@pytest.mark.parametrize("best", [0.0005, 0.032])
+@pytest.mark.parametrize(
+    ("claim", "found"),
+    [
+        ("S3-01", lambda best: placed(lambda run: 0.04 if before(run) else 0.02, best)),
+        ("S4-07", lambda best: disturbed(lambda kind: 0.5, best)),
+    ],
+)
+def test_no_verdict_is_taken_at_an_end_of_the_rates(
+    claim: str,
+    found: Callable[[float], Callable[[RunConfig], Found]],
+    best: float,
+    store: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    judged = judged_by(claim, found(best), monkeypatch)
+    assert (judged.verdict, judged.cause) == (INCONCLUSIVE, "grid end")
 
 
 def test_every_statement_of_s4_names_what_judges_it() -> None:
