@@ -188,6 +188,8 @@ def _complain(path: Path, why: str, aside: bool) -> None:
 def measured_on(runs: Iterable[Run]) -> str:
     """In words, what the numbers of a figure rest on: ``12 runs with 3 seeds on AMD EPYC, torch 2.13.0``."""
     runs = list(runs)
+    if not runs:
+        return "no run is there yet"
     devices = ", ".join(sorted({run.provenance["device_name"] for run in runs}))
     versions = ", ".join(sorted({run.provenance["versions"]["torch"] for run in runs}))
     count = len({run.config.seed for run in runs})

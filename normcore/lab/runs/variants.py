@@ -34,6 +34,8 @@ def configs(made: Variants) -> list[RunConfig]:
 
 def name(frame: pd.DataFrame, made: Variants) -> pd.DataFrame:
     """The rows of a frame with a column ``key``, with the column ``variant`` added, in the order of the variants."""
+    if frame.empty:  # of a profile that is published in part
+        return frame
     names = {config.key: name for name, runs in made.items() for config in runs}
     named = frame.assign(variant=frame["key"].map(names))
     order = {name: place for place, name in enumerate(made)}

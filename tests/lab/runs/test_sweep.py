@@ -29,7 +29,7 @@ from normcore.lab.tasks import datasets
 from ..helpers import config, write_pictures
 
 pytestmark = pytest.mark.usefixtures("store")
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def four() -> list[RunConfig]:

@@ -45,7 +45,7 @@ def test_every_statement_of_the_five_documents_is_in_the_ledger() -> None:
 
 
 def test_every_cited_source_is_in_the_references() -> None:
-    references = (Path(__file__).parents[2] / "book" / "references.bib").read_text()
+    references = (Path(__file__).parents[3] / "book" / "references.bib").read_text()
     keys = set(re.findall(r"@\w+\{([\w-]+),", references))
     assert {about["cite"] for about in claims.read()["sources"].values()} <= keys
 
