@@ -60,7 +60,7 @@ def test_a_page_on_a_normalizer_is_as_the_book_wants_it(path: Path) -> None:
     assert notebook.cells[0].source.startswith("# ")
     assert not any(c.outputs or c.execution_count for c in code), "outputs are committed"
     assert not any("optimizer" in c.source for c in code), "a notebook holds no training code"
-    assert Experiment(path.stem, path).parameters["seed"] == 0
+    assert Experiment(path.stem, path).parameters.get("seed", 0) == 0
 
 
 def test_every_normalizer_has_a_page_and_it_is_no_experiment() -> None:
