@@ -2,7 +2,7 @@
 
 import shutil
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -85,8 +85,12 @@ def _gather(made: Offer, store: Store, scratch: Path, mixed: bool, replace: bool
             keys = {stage: [c.key for c in configs] for stage, configs in listed(made.experiment, made.profile).items()}
         wanted = [key for stage in keys.values() for key in stage if key not in made.runs and key not in refused]
         runs = {key: run for key in wanted if (run := _candidate(store, key, replace))}
-        codes = codes or {code for code, _ in Counter(filter(None, map(_code, runs.values()))).most_common(1)}
-        refused |= {key: run for key, run in runs.items() if not mixed and _code(run) and _code(run) not in codes}
+        for probed in (False, True):
+            made_by = Counter(_code(run) for run in runs.values() if bool(run.config.probes) == probed and _code(run))
+            codes[probed] = codes[probed] or {code for code, _ in made_by.most_common(1)}
+        refused |= {
+            key: run for key, run in runs.items() if not mixed and _code(run) and _code(run) not in _of(run, codes)
+        }
         taken = {key: run for key, run in runs.items() if key not in refused}
         made.runs |= taken
         made.stages = _stages(scratch / store.experiment, keys, index, made.runs)
@@ -116,11 +120,18 @@ def _code(run: Run) -> str:
     return code_of(run.provenance, bool(run.config.probes))
 
 
-def _codes(store: Store, index: dict[str, list[str]], replace: bool) -> set[str]:
-    """The code of the profile's published runs that stay."""
+def _of(run: Run, codes: Mapping[bool, set[str]]) -> set[str]:
+    """The codes that a run is compared with: those of runs that look into the network, or of those that do not."""
+    return codes[bool(run.config.probes)]
+
+
+def _codes(store: Store, index: dict[str, list[str]], replace: bool) -> dict[bool, set[str]]:
+    """The code of the profile's published runs that stay, of those without probes and of those with them."""
     keys = [key for listed in index.values() for key in listed if not (replace and store.own(key))]
-    runs = filter(None, map(Store(store.experiment, paths.published()).get, keys))
-    return set(filter(None, map(_code, runs)))
+    codes: dict[bool, set[str]] = {False: set(), True: set()}
+    for run in filter(None, map(Store(store.experiment, paths.published()).get, keys)):
+        _of(run, codes).update(filter(None, [_code(run)]))
+    return codes
 
 
 def _verdicts(experiment: Experiment, folder: Path) -> dict[str, str]:
@@ -132,7 +143,7 @@ def _verdicts(experiment: Experiment, folder: Path) -> dict[str, str]:
 
 
 def _explain(
-    made: Offer, store: Store, keys: dict[str, list[str]], refused: dict[str, Run], codes: Iterable[str],
+    made: Offer, store: Store, keys: dict[str, list[str]], refused: dict[str, Run], codes: Mapping[bool, set[str]],
     index: dict[str, list[str]],
 ) -> None:  # fmt: skip
     wanted = {key for listed in keys.values() for key in listed}
@@ -143,7 +154,8 @@ def _explain(
     if stay := {key for key in own & wanted - made.runs.keys() if (store.published / f"{key}.json").is_file()}:
         made.left.append(f"{_runs(stay)} of your own: published already; --replace puts yours in their place")
     if refused:
-        theirs, ours = (", ".join(sorted(c)) for c in ({_code(run) for run in refused.values()}, codes))
+        compared = set().union(*(_of(run, codes) for run in refused.values()))
+        theirs, ours = (", ".join(sorted(c)) for c in ({_code(run) for run in refused.values()}, compared))
         made.left.append(
             f"{_runs(refused)} made by other code ({theirs}) than the profile's ({ours}): normcore run with --fresh "
             "measures them again, --mixed takes them as they are"

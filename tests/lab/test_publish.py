@@ -170,6 +170,22 @@ def test_runs_of_other_code_are_left_unless_they_may_be_mixed(trial: Experiment,
     assert set(offered(trial, tmp_path / "3", mixed=True).runs) == set(keys(comparison()[4:]))
 
 
+def test_runs_that_look_into_the_network_are_of_a_code_of_their_own(
+    trial: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The probes are counted among their sources, and not among those of the search."""
+    probing = CODE.replace("seed=range(seeds)))", "seed=range(seeds), probes={'shift': 10}))")
+    experiment = write_experiment(tmp_path, probing, head=HEAD, profiles="quick: {seeds: 5}\n")
+    for module in ("runs.study", "verdicts.claims", "runs.experiments"):
+        monkeypatch.setattr(f"normcore.lab.{module}.find", lambda name: experiment)
+    probed = [dataclasses.replace(r, config=dataclasses.replace(r.config, probes={"shift": 10}))
+              for r in comparison(code="two")]  # fmt: skip
+    put(*search(), *probed)
+    made = offered(experiment, tmp_path / "scratch")
+    assert set(made.runs) == set(keys([*search(), *probed]))
+    assert not made.left
+
+
 def test_runs_of_code_that_is_unknown_are_taken_and_said_to_be(trial: Experiment, tmp_path: Path) -> None:
     put(*search(), *comparison(code="")[:2], *comparison()[2:])
     made = offered(trial, tmp_path / "scratch")
