@@ -23,6 +23,7 @@ from normcore.lab.bench.steps import PublishedFullNormBB, PublishedFullNormBL
 from normcore.lab.book import markdown, speed
 from normcore.lab.errors import LabError, UsageError
 from normcore.lab.tasks import datasets
+from normcore.lab.tasks.images import ImageClassification
 
 from ..test_cli import call
 
@@ -207,18 +208,19 @@ def test_the_networks_of_a_step_are_those_of_the_experiments() -> None:
     dataset = bench_steps._noise(8, 4)
     cpu = torch.device("cpu")
 
+    def network(name: str) -> nn.Module:
+        config = bench_steps._config(name, 8, 4)
+        return bench_steps._network(name, config, ImageClassification(config, cpu, dataset))
+
     def layer(name: str) -> nn.Module:
-        return bench_steps._network(name, bench_steps._config(name, 8, 4), dataset, cpu).features[1]
+        return network(name).features[1]
 
     assert [type(layer(name)) for name in ("fnbl-code", "fnbl-text", *bench_steps.PUBLISHED)] == [
         FullNormBL, FullNormBL, PublishedFullNormBB, PublishedFullNormBL
     ]  # fmt: skip
     assert (layer("fnbl-code").semantics, layer("fnbl-text").semantics) == ("code", "text")
     assert layer("gn").num_groups == 8
-    weights = [
-        bench_steps._network(name, bench_steps._config(name, 8, 4), dataset, cpu).features[0].weight
-        for name in ("bn", *bench_steps.PUBLISHED)
-    ]
+    weights = [network(name).features[0].weight for name in ("bn", *bench_steps.PUBLISHED)]
     assert all(torch.equal(weight, weights[0]) for weight in weights)
 
 
@@ -295,7 +297,7 @@ def test_only_layers_that_heed_the_compiled_engine_are_measured_compiled() -> No
 def test_torch_s_layers_of_the_same_kind_compute_the_same() -> None:
     x = torch.randn(4, 6, 5, 5)
     for name, twin in bench_layers.TWINS.items():
-        torch.testing.assert_close(bench_layers._layer(name, 6)(x), twin(6)(x), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(bench_layers._layer(name, 6, {})(x), twin(6)(x), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(
