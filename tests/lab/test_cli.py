@@ -159,9 +159,9 @@ def test_a_layer_of_one_s_own_is_checked(
     assert code == 0
     assert "failed" not in out
     assert "other samples" in out
-    code, out, _ = call(monkeypatch, capsys, "check", f"{tmp_path}/mine.py:Unfinished")
-    assert code == 1
-    assert "it refuses each of them" in out
+    code, _, err = call(monkeypatch, capsys, "check", f"{tmp_path}/mine.py:Unfinished")
+    assert code == 2
+    assert "Unfinished: it takes none of (N, C), (N, C, L)" in err
     code, _, err = call(monkeypatch, capsys, "check", f"{tmp_path}/mine.py:Mine", "--options", "[1]")
     assert (code, err.count("\n")) == (2, 1)
 
