@@ -70,7 +70,7 @@ _OTHER_LOOKS = zip(
 _SEQUENCE = (("#3b62c8", "o"), ("#2a93b5", "s"), ("#2fa062", "^"), ("#b08d00", "D"), ("#d0612a", "v"), ("#b8458a", "P"))
 
 
-_OWN = re.compile(r"^.+:(\w+)@[0-9a-f]{8}\b")  # a layer of one's own, pinned to its source
+_OWN = re.compile(r"^.+:(\w+)(?:@[0-9a-f]{8})?(?=-|$)")  # a layer of one's own, pinned to its source or not
 
 
 def label(name: str) -> str:
