@@ -84,11 +84,13 @@ def _digest(where: str) -> str:
 
 
 def _source(where: str) -> Path:
-    path = Path(where)
-    if path.suffix == ".py":
-        if not path.is_file():
-            raise ValueError(f"there is no file {where} (looked in {Path.cwd()})")
-        return path
+    if where.endswith(".py"):
+        here = Path.cwd()
+        # also in the folders above: a notebook is opened in its own, and run from the repository
+        for folder in (here, *here.parents):
+            if (folder / where).is_file():
+                return folder / where
+        raise ValueError(f"there is no file {where} (looked in {here} and the folders above)")
     try:
         spec = importlib.util.find_spec(where)
     except Exception as error:  # whatever the package around it raises
@@ -99,10 +101,9 @@ def _source(where: str) -> Path:
 
 
 def _module(where: str) -> ModuleType:
-    path = Path(where)
-    _source(where)
+    source = _source(where)
     try:
-        return _from_file(path) if path.suffix == ".py" else importlib.import_module(where)
+        return _from_file(source) if where.endswith(".py") else importlib.import_module(where)
     except Exception as error:  # whatever somebody's module raises
         raise ValueError(f"{where} cannot be imported: {in_words(error)}") from error
 

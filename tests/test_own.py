@@ -34,6 +34,16 @@ def test_two_files_of_one_name_are_two_modules(mine: Path, tmp_path: Path) -> No
     assert [load(f"{path}:Mine")(2).factor for path in (mine, other, mine)] == [2.0, 5.0, 2.0]
 
 
+def test_a_file_is_also_found_from_a_folder_below(mine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    below = mine.parent / "notebooks"
+    below.mkdir()
+    monkeypatch.chdir(mine.parent)
+    pinned = pin("mine.py:Mine")
+    monkeypatch.chdir(below)
+    assert pin("mine.py:Mine") == pinned
+    assert make_norm(pinned, 2).factor == 2.0
+
+
 def test_a_name_of_a_module() -> None:
     assert load("torch.nn:BatchNorm2d") is nn.BatchNorm2d
 
