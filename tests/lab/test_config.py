@@ -332,7 +332,7 @@ def test_own_results_are_beside_the_published_ones(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(paths, "__file__", str(tmp_path / "lib" / "normcore" / "lab" / "paths.py"))
     assert paths.results() == tmp_path / "results"
-    assert paths.published() == tmp_path / "lib" / "normcore" / "lab" / "results"
+    assert paths.published() == tmp_path / "lib" / "normcore" / "lab" / "share" / "data" / "results"
 
 
 # --- files -----------------------------------------------------------------------------------------------
