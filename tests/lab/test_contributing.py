@@ -9,14 +9,16 @@ import pytest
 import torch
 
 import normcore
-from normcore import NORMS, Norm
-from normcore.functional import fused_norm
+from normcore import NORMS
 from normcore.lab.runs import variants
 from normcore.lab.runs.training import train
+from normcore.own import load
 
 from .helpers import config
 
-TEXT = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[2]
+TEXT = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+LAYER = "notebooks/normalizers/centered.py"
 
 
 def block(beginning: str) -> str:
@@ -28,8 +30,8 @@ def block(beginning: str) -> str:
 
 @pytest.fixture
 def example(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    names = {**vars(normcore), "Norm": Norm, "fused_norm": fused_norm, "Tensor": torch.Tensor, "torch": torch}
-    exec(block("class CenteredNorm"), names)
+    assert f"({LAYER})" in TEXT
+    names = {**vars(normcore), "torch": torch, "CenteredNorm": load(f"{ROOT / LAYER}:CenteredNorm")}
     monkeypatch.setitem(NORMS, "centered", names["CenteredNorm"])
     monkeypatch.setattr(normcore, "CenteredNorm", names["CenteredNorm"], raising=False)
     return names
