@@ -237,7 +237,7 @@ def median_interval(values: Sequence[float]) -> list[float]:
 def _memory(variant: _Variant) -> dict[str, float]:
     x = variant.x
     table = 8 * x.shape[0] * x.shape[1]  # bytes of a table (N, C) in float64
-    sizes = _saved(variant)
+    sizes = saved(lambda: variant.layer(variant.x)).values()
     row: dict[str, float] = {"saved": round(sum(sizes) / x.nbytes, 3), "saved_large": sum(s > table for s in sizes)}
     if x.is_cuda:
         x.grad = None
@@ -248,8 +248,8 @@ def _memory(variant: _Variant) -> dict[str, float]:
     return row
 
 
-def _saved(variant: _Variant) -> list[int]:
-    """Bytes of every storage that autograd keeps for the backward pass."""
+def saved(run: Callable[[], object]) -> dict[int, int]:
+    """Address and bytes of every storage that autograd keeps for the backward pass of what ``run`` computes."""
     storages: dict[int, torch.UntypedStorage] = {}  # kept alive, so that no address comes twice
 
     def pack(tensor: Tensor) -> Tensor:
@@ -257,8 +257,8 @@ def _saved(variant: _Variant) -> list[int]:
         return tensor
 
     with saved_tensors_hooks(pack, lambda tensor: tensor):
-        variant.layer(variant.x)
-    return [storage.nbytes() for storage in storages.values()]
+        run()
+    return {address: storage.nbytes() for address, storage in storages.items()}
 
 
 # --- the limits ------------------------------------------------------------------------------------------

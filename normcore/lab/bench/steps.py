@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import saved_tensors_hooks
 
 from ...factory import NORMS
 from ...layers import VirtualBatchNorm
@@ -24,8 +23,9 @@ from ..provenance import choose_device, provenance
 from ..runs.training import build, deterministic, keep_memory, optimizer, referred, step
 from ..tasks import datasets
 from ..tasks.images import ImageClassification
+from ..tasks.task import Task
 from ..verdicts.definitions import KERAS_EPS
-from .layers import TEXT, median_interval, take_turns
+from .layers import TEXT, median_interval, saved, take_turns
 
 IMAGE_SIZE, BATCH_SIZE = 64, 16
 CALLS = 10  # steps of a variant in its turn
@@ -106,11 +106,12 @@ def steps(
     with deterministic(chosen):
         found = provenance(chosen)
         noise = _noise(image_size, batch_size)
-        variants = {name: _Variant(name, noise, chosen) for name in VARIANTS}
+        wanted = {name: _config(name, image_size, batch_size) for name in VARIANTS}
+        variants = {name: _step(name, config, noise, chosen) for name, config in wanted.items()}
         times = take_turns(variants, rounds, CALLS, chosen, f"catdog, {image_size} px, batch {batch_size}")
         measured = {name: {**_times(name, times), **variant.memory()} for name, variant in variants.items()}
     for name, row in measured.items():
-        row.update(norm=variants[name].config.norm, rounds=[round(ms, 4) for ms in times[name]])
+        row.update(norm=wanted[name].norm, rounds=[round(ms, 4) for ms in times[name]])
     return {
         "setting": {
             "model": "catdog", "image_size": image_size, "batch_size": batch_size, "dtype": "float32",
@@ -121,16 +122,14 @@ def steps(
     }  # fmt: skip
 
 
-class _Variant:
-    """A network with its optimizer; calling it is one step on the whole of the data."""
+class Step:
+    """A network with its optimizer; calling it is a step of training on the task's first batch."""
 
-    def __init__(self, name: str, dataset: datasets.Dataset, device: torch.device) -> None:
-        self.config = _config(name, dataset.image_size, len(dataset.train.labels))
-        self.task = ImageClassification(self.config, device, dataset)
-        self.batch = self.task.batch(self.task.items)
-        self.model = _network(name, self.config, self.task)
-        self.optimizer = optimizer(self.config, self.model)
-        virtual = any(isinstance(layer, VirtualBatchNorm) for layer in self.model.modules())
+    def __init__(self, config: RunConfig, task: Task, model: nn.Module) -> None:
+        self.task, self.model = task, model
+        self.batch = task.batch(task.items[: config.batch_size])
+        self.optimizer = optimizer(config, model)
+        virtual = any(isinstance(layer, VirtualBatchNorm) for layer in model.modules())
         self.reference = self.batch[0] if virtual else None
 
     def __call__(self) -> None:
@@ -149,6 +148,11 @@ class _Variant:
             self()
             row["peak_mb"] = round((torch.cuda.max_memory_allocated(self.task.device) - before) / 1e6, 3)
         return row
+
+
+def _step(name: str, config: RunConfig, dataset: datasets.Dataset, device: torch.device) -> Step:
+    task = ImageClassification(config, device, dataset)
+    return Step(config, task, _network(name, config, task))
 
 
 def _config(name: str, image_size: int, batch_size: int) -> RunConfig:
@@ -194,17 +198,8 @@ def _ratio(ours: Iterable[float], other: Iterable[float]) -> list[float]:
 def saved_bytes(run: Callable[[], object], parameters: Iterable[Tensor]) -> int:
     """Bytes that autograd keeps for the backward pass of what ``run`` computes: every storage once, its input among
     them, without those of the parameters, which are there anyway."""
-    storages: dict[int, torch.UntypedStorage] = {}  # kept alive, so that no address comes twice
-
-    def pack(tensor: Tensor) -> Tensor:
-        storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
-        return tensor
-
-    with saved_tensors_hooks(pack, lambda tensor: tensor):
-        run()
-    for parameter in parameters:
-        storages.pop(parameter.untyped_storage().data_ptr(), None)
-    return sum(storage.nbytes() for storage in storages.values())
+    there = {parameter.untyped_storage().data_ptr() for parameter in parameters}
+    return sum(size for address, size in saved(run).items() if address not in there)
 
 
 # --- reading ---------------------------------------------------------------------------------------------

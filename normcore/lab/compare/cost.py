@@ -7,10 +7,11 @@ import pandas as pd
 import torch
 
 from ..bench.layers import layers, median_interval, take_turns
+from ..bench.steps import Step
 from ..config import RunConfig
 from ..figures.look import label
 from ..provenance import choose_device
-from ..runs.training import build, deterministic, keep_memory, optimizer, step
+from ..runs.training import build, deterministic, keep_memory
 from ..tasks import task_class
 
 CALLS = 5  # steps of a network in its turn
@@ -43,7 +44,7 @@ def layer_costs(
     return pd.DataFrame(rows)
 
 
-def step_costs(configs: Sequence[RunConfig], rounds: int, device: str = "auto") -> pd.DataFrame:
+def step_times(configs: Sequence[RunConfig], rounds: int, device: str = "auto") -> pd.DataFrame:
     """A step of training (forward, backward, optimizer) of each of these runs' networks, one a normalizer, which take
     turns.
 
@@ -53,7 +54,7 @@ def step_costs(configs: Sequence[RunConfig], rounds: int, device: str = "auto") 
     chosen = choose_device(device)
     keep_memory()
     with deterministic(chosen):
-        times = take_turns({c.norm: _Step(c, chosen) for c in configs}, rounds, CALLS, chosen, "steps")
+        times = take_turns({c.norm: _step(c, chosen) for c in configs}, rounds, CALLS, chosen, "steps")
     rows = []
     for name, own in times.items():
         row = {"norm": label(name), "ms": round(median_interval(own)[0], 3)}
@@ -63,18 +64,9 @@ def step_costs(configs: Sequence[RunConfig], rounds: int, device: str = "auto") 
     return pd.DataFrame(rows)
 
 
-class _Step:
-    """A network with its optimizer; calling it is a step on the first batch."""
-
-    def __init__(self, config: RunConfig, device: torch.device) -> None:
-        self.task = task_class(config.task)(config, device)
-        self.batch = self.task.batch(self.task.items[: config.batch_size])
-        self.model = build(config, self.task)
-        self.optimizer = optimizer(config, self.model)
-        self.reference = self.batch[0] if config.norm == "vbn" else None
-
-    def __call__(self) -> None:
-        step(self.model, self.optimizer, self.task, self.batch, self.reference)
+def _step(config: RunConfig, device: torch.device) -> Step:
+    task = task_class(config.task)(config, device)
+    return Step(config, task, build(config, task))
 
 
 def _ratio(interval: Sequence[float]) -> str:

@@ -6,14 +6,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
 from ...factory import make_norm
 from ...testing import dependences, examine
-from ..figures.look import Html, label, show, tabulate
-from .battery import LONG, Battery
-from .cost import step_costs
-from .standing import draw_standing, sentences, standing
+from ..figures.look import Html, label, panel, show, styles, tabulate
+from ..stats import spread
+from .battery import LONG, Battery, Workload
+from .cost import step_times
+from .standing import sentences, standing
 
 Options = Mapping[str, Mapping[str, Any]]
 
@@ -61,20 +64,68 @@ def draw_standings(table: pd.DataFrame, battery: Battery, norms: Iterable[str], 
         own, name = table[table["norm"] == norm], label(norm)
         shown = [w for w in battery.workloads if (own["workload"] == w.name).any()]
         least = int(own["n"].min()) if len(own) else 0
-        bars = "bars: 95 % intervals" if least >= 5 else "bars: the range over seeds" if least > 1 else "one seed"
         parts.append(show(
             [draw_standing(own, workload) for workload in shown], share_y=False,
             alt=f"The difference of {name} from each of the known normalizers, a panel a workload.",
-            caption=f"{name} minus each of the known ones, mean over seeds, {bars}; the grey band is the smallest "
-            f"difference of interest. {note}",
+            caption=f"{name} minus each of the known ones, means over seeds{spread(least, 'bars')}; the grey "
+            f"band is the smallest difference of interest. {note}",
         ))  # fmt: skip
     return Html("".join(parts))
+
+
+def draw_profile(ratios: pd.DataFrame) -> Figure:
+    """A panel with a line a normalizer: the share of workloads in which it is within a factor of the best (Dolan & Moré
+    2002). Higher is better; the left end says how often it is the best.
+
+    Args:
+        ratios: rows of :func:`profile`.
+    """
+    looks = styles("norm", ratios["norm"])
+    finite = ratios["ratio"][np.isfinite(ratios["ratio"])]
+    end = max(1.1, float(finite.max()) * 1.05) if len(finite) else 2.0
+    with panel(6.4, 3.4) as (figure, axes):
+        for name, own in ratios.groupby("norm", sort=False):
+            at = np.sort(own["ratio"].to_numpy())
+            at = at[np.isfinite(at)]
+            shares = np.arange(1, len(at) + 1) / len(own)
+            look = looks[str(name)]
+            axes.plot([1, *at, end], [float((at <= 1).sum()) / len(own), *shares, len(at) / len(own)], color=look.color,
+                      linestyle=look.dash, marker=look.marker, drawstyle="steps-post", markevery=[1] if len(at) else [],
+                      label=look.label)  # fmt: skip
+        axes.set(
+            xscale="log", xlabel="factor of the best", ylabel="share of workloads", ylim=(-0.03, 1.03), xlim=(1, end)
+        )
+        ticks = [t for t in (1, 1.1, 1.2, 1.5, 2, 3, 5, 10, 20, 50, 100) if t <= end]
+        axes.set_xticks(ticks, [f"{t:g}" for t in ticks])
+        axes.xaxis.minorticks_off()
+    return figure
+
+
+def draw_standing(table: pd.DataFrame, workload: Workload) -> Figure:
+    """A panel of one workload: the difference from each rival with its interval, zero, and the smallest difference of
+    interest as a band."""
+    rows = table[table["workload"] == workload.name].iloc[::-1]
+    looks = styles("norm", rows["rival"])
+    with panel(4.4, 0.9 + 0.3 * max(1, len(rows))) as (figure, axes):
+        axes.axvspan(-workload.least, workload.least, color="#808080", alpha=0.2, linewidth=0)
+        axes.axvline(0, color="#808080", linewidth=0.9)
+        for place, row in enumerate(rows.to_dict("records")):
+            look = looks[str(row["rival"])]
+            mean, low, high = (float(row[end]) for end in ("difference", "low", "high"))
+            error = None if np.isnan(low) else [[max(0.0, mean - low)], [max(0.0, high - mean)]]
+            axes.errorbar(mean, place, xerr=error, color=look.color, marker=look.marker, markersize=6.5,
+                          markeredgewidth=0, elinewidth=1.4)  # fmt: skip
+        axes.set_yticks(range(len(rows)), [f"minus {looks[str(r)].label}" for r in rows["rival"]])
+        better = "lower is better" if workload.lower else "higher is better"
+        axes.set(xlabel=f"{workload.unit}, {better}", title=workload.title, ylim=(-0.6, len(rows) - 0.4))
+        axes.grid(visible=True, axis="x")
+    return figure
 
 
 def lenet_costs(battery: Battery, rounds: int, device: Any) -> Html:
     """A step of training with each normalizer, on images."""
     configs = [configs[0] for (workload, _), configs in battery.runs.items() if workload == LONG]
-    costs = step_costs(configs, rounds, str(device))
+    costs = step_times(configs, rounds, str(device))
     return tabulate([dict(row) for _, row in costs.iterrows()])
 
 

@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 
 from normcore.lab.compare.battery import Workload
-from normcore.lab.compare.standing import BETTER, LEVEL, OPEN, RANGE, WORSE, draw_profile, profile, sentences, standing
+from normcore.lab.compare.report import draw_profile
+from normcore.lab.compare.standing import BETTER, LEVEL, OPEN, RANGE, WORSE, profile, sentences, standing
 
 RIGHT = Workload("right", "Right", "?")
 LOSS = Workload("loss", "Loss", "?", "test_loss", lower=True, least=0.02)
