@@ -4,6 +4,7 @@ import ast
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import nbformat
@@ -58,14 +59,18 @@ class Study:
             UsageError: no runs, or names in them that there are none of.
             LabError: without training, if no run is there, or not all of a search.
         """
-        configs = list({config.key: config for config in configs}.values())
+        wanted = {config.key: config for config in configs}
+        configs = list(wanted.values())
         if not configs:
             raise UsageError(f"{self.experiment.name} has no runs at the stage {stage}: one of its lists is empty")
         check(configs)
         if _noted is not None:
             return self._note_down(configs, stage)
-        if not self.train:
-            return self._there(configs, stage)
+        runs = self._trained(configs, stage) if self.train else self._there(configs, stage)
+        # as they were asked for here: a layer of one's own may have lain elsewhere when it was run
+        return [replace(run, config=wanted[run.key]) for run in runs]
+
+    def _trained(self, configs: Sequence[RunConfig], stage: str) -> list[Run]:
         self.store.index(self.profile, stage, [config.key for config in configs])
         return sweep(
             configs, self.store, device=self.device, jobs=self.jobs, fresh=self.fresh,

@@ -108,8 +108,6 @@ def sweep(
         problems = _perform([_Job(c, store, chosen, deadline, keep=True) for c in first], jobs)
         problems += _perform([_Job(c, store, chosen, deadline, fresh) for c in todo], jobs)
     found = [store.get(key) for key in wanted]
-    # a layer of one's own may lie elsewhere than when it was run
-    found = [run and dataclasses.replace(run, config=wanted[run.key]) for run in found]
     missing = found.count(None)
     if missing:
         where = f"{len(wanted) - missing} of {len(wanted)} runs of {store.experiment} are there"

@@ -155,8 +155,7 @@ def where(entry: Entry) -> tuple[str, str]:
     if entry.embedded:
         return "embedded", "comes with normcore"
     if entry.text:
-        local, cached = text_file(entry), paths.cache() / "datasets" / f"{entry.name}.txt"
-        state = "NORMCORE_DATA" if local and local.is_file() else "cache" if cached.is_file() else "missing"
+        state = next((origin for origin, path in text_files(entry).items() if path.is_file()), "missing")
         return state, "found" if state != "missing" else _how_to_get(entry)
     try:
         if _local_files(entry) is not None:
@@ -191,10 +190,11 @@ def _local_files(entry: Entry) -> dict[str, list[Path]] | None:
     return files
 
 
-def text_file(entry: Entry) -> Path | None:
-    """Where NORMCORE_DATA has a text, if it has it."""
+def text_files(entry: Entry) -> dict[str, Path]:
+    """Where a text is looked for: origin -> file, which need not be there."""
     folder = paths.user_data()
-    return folder / entry.name / entry.text if folder else None
+    own = {"NORMCORE_DATA": folder / entry.name / entry.text} if folder else {}
+    return {**own, "cache": paths.cache() / "datasets" / f"{entry.name}.txt"}
 
 
 def _stamp(files: dict[str, list[Path]]) -> list[list[Any]]:

@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from .. import paths
 from ..config import RunConfig
 from ..errors import DataError, UsageError, unknown
 from ..files import write_text
@@ -126,13 +125,13 @@ def _read(entry: datasets.Entry) -> tuple[str, str]:
     """(the text, where it came from)."""
     if entry.embedded:
         return _descriptions(), "embedded"
-    cached = paths.cache() / "datasets" / f"{entry.name}.txt"
-    for path, origin in ((datasets.text_file(entry), "NORMCORE_DATA"), (cached, "cache")):
-        if path and path.is_file():
+    files = datasets.text_files(entry)
+    for origin, path in files.items():
+        if path.is_file():
             return _decoded(path), origin
     stored = datasets.from_hub(entry)
     characters = "".join(row["text"] for split in ("train", "validation", "test") for row in stored[split])
-    write_text(cached, characters)
+    write_text(files["cache"], characters)
     return characters, "hub"
 
 
