@@ -1,5 +1,5 @@
 # make book: set up, run the notebooks, build the book. make test: set up, run the checks; with TESTS= every one,
-# those too that wait for minutes on other programs (a cluster, builds that are killed).
+# those too that wait for minutes on other programs (the whole book, builds that are killed, a cluster).
 # PROFILE=smoke|quick|half|full runs the notebooks in that profile; published (the default) shows the best that
 # is in data/results. JOBS runs that many training runs side by side.
 PYTHON ?= python3

@@ -21,6 +21,8 @@ from normcore import NORMS
 
 from . import offline
 
+pytestmark = pytest.mark.ci
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
