@@ -91,7 +91,8 @@ class Battery:
         trained: share of right answers from which a rate counts as one that trains.
         batch_sizes: beside the one of ``images``.
         one_class, outliers: shares, of the two studies of spoiled batches.
-        text: fields of a run on text: ``dataset``, ``batch_size``, ``steps``, and a task option, ``length``.
+        text: fields of a run on text: ``dataset``, ``batch_size``, and a task option, ``length``.
+        text_steps, text_search_steps: of a run on text, and of one that a rate is tried with.
         text_rates: of Adam, tried on text with one seed.
         seeds: how many.
 
@@ -114,6 +115,8 @@ class Battery:
         one_class: float,
         outliers: float,
         text: Mapping[str, Any],
+        text_steps: int,
+        text_search_steps: int,
         text_rates: Sequence[float],
         seeds: int,
     ) -> None:
@@ -125,6 +128,7 @@ class Battery:
         self.search_steps = search_steps
         self.batch_sizes, self.one_class, self.outliers, self.seeds = batch_sizes, one_class, outliers, seeds
         self.text, self.text_rates = dict(text), text_rates
+        self.text_steps, self.text_search_steps = text_steps, text_search_steps
         self.workloads = workloads(self.images["batch_size"], batch_sizes, one_class, outliers)
         self.refused: dict[tuple[str, str], str] = {}
         self.runs: dict[tuple[str, str], list[RunConfig]] = {}  # of a workload and a normalizer
@@ -137,8 +141,8 @@ class Battery:
         for norm in self.norms:
             self._add(SEARCH, **self._on_images(norm, self.search_steps), lr=list(self.rates), seed=range(self.seeds))
             for model in TEXTS:
-                self._add(f"{model}-rates", **self._on_text(norm, model), lr=list(self.text_rates), seed=0,
-                          validation=self.text["batch_size"])  # fmt: skip
+                self._add(f"{model}-rates", **self._on_text(norm, model, self.text_search_steps),
+                          lr=list(self.text_rates), seed=0, validation=self.text["batch_size"])  # fmt: skip
         return self._all(SEARCH, *(f"{model}-rates" for model in TEXTS))
 
     def comparison(self, found: Sequence[Run]) -> list[RunConfig]:
@@ -162,14 +166,13 @@ class Battery:
             for model in TEXTS:
                 rate = self._best(rows, f"{model}-rates", norm, "validation_loss")
                 if rate is not None:
-                    self._add(model, **self._on_text(norm, model), lr=rate, seed=range(self.seeds))
+                    self._add(model, **self._on_text(norm, model, self.text_steps), lr=rate, seed=range(self.seeds))
         return self._all(*(w.name for w in self.workloads if w.name != SEARCH))
 
     def _on_images(self, norm: str, steps: int) -> dict[str, Any]:
         return {**self.images, "steps": steps, **_points(steps), **placed(norm), **self._norm(norm, steps)}
 
-    def _on_text(self, norm: str, model: str) -> dict[str, Any]:
-        steps = self.text["steps"]
+    def _on_text(self, norm: str, model: str, steps: int) -> dict[str, Any]:
         return {
             "task": "text", "dataset": self.text["dataset"], "task_options": {"length": self.text["length"]},
             "model": model, "batch_size": self.text["batch_size"], "steps": steps, **_points(steps),

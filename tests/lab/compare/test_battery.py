@@ -26,7 +26,7 @@ def battery(norms: list[str], **changes: Any) -> Battery:
         "options": {}, "steps": 20, "search_steps": 10, "rates": [0.001, 0.01, 0.1], "trained": 0.5,
         "images": {"dataset": "digits", "image_size": 14, "model": "lenet5", "batch_size": 32, "validation": 287},
         "batch_sizes": [2, 8], "one_class": 0.5, "outliers": 0.1, "text_rates": [0.003, 0.03], "seeds": 2,
-        "text": {"dataset": "descriptions", "batch_size": 4, "steps": 5, "length": 8},
+        "text": {"dataset": "descriptions", "batch_size": 4, "length": 8}, "text_steps": 5, "text_search_steps": 5,
     }  # fmt: skip
     return Battery(norms, **{**fields, **changes})
 
