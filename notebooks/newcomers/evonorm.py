@@ -11,14 +11,15 @@ class EvoNormS0(nn.Module):
     .. math:: y = \gamma_c \frac{x\,\sigma(v_c x)}
         {\sqrt{\sigma^2_{ng} + \epsilon}} + \beta_c
 
-    The paper puts it in place of a normalizer and its activation; here
-    the network's own activation follows.
+    It stands in place of a normalizer and its activation.
 
     Args:
         channels: C of the input (N, C, *spatial).
         groups: of channels; by default as many, up to the paper's 32,
             as leave two channels each.
     """
+
+    activates = True  # no activation is put behind it
 
     def __init__(
         self, channels: int, groups: int = 0, eps: float = 1e-5

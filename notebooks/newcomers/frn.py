@@ -12,14 +12,15 @@ class FRN(nn.Module):
         y = \max\left(\gamma_c \frac{x}{\sqrt{\nu^2_{nc} + \epsilon}}
         + \beta_c, \tau_c\right), \quad \nu^2_{nc} = E_{hw}[x^2]
 
-    The paper puts it in place of a normalizer and its ReLU; here the
-    network's own activation follows.
+    It stands in place of a normalizer and its activation.
 
     Args:
         channels: C of the input (N, C, *spatial).
         eps: added to the mean square. The paper learns it where maps
             have one position; inputs without positions are refused.
     """
+
+    activates = True  # no activation is put behind it
 
     def __init__(self, channels: int, eps: float = 1e-6) -> None:
         super().__init__()

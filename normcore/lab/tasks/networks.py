@@ -30,6 +30,11 @@ def spatial_only(norm: str) -> bool:
     return bool((y - y[0]).abs().max() < 1e-6)
 
 
+def activation_behind(norm: nn.Module, activation: Callable[[], nn.Module]) -> nn.Module:
+    """The activation behind a normalizer; none behind one that is an activation, too, and says so by ``activates``."""
+    return nn.Identity() if getattr(norm, "activates", False) else activation()
+
+
 def lenet5(
     norm: MakeNorm, channels: int, classes: int, image_size: int, activation: str = "relu", norm_first: bool = True,
     linear_norm: bool = True,
@@ -51,7 +56,8 @@ def lenet5(
         raise unknown("activation", activation, ACTIVATIONS)
 
     def after(number: int, normalized: bool = True) -> list[nn.Module]:
-        pair = [norm(number) if normalized else nn.Identity(), ACTIVATIONS[activation]()]
+        first = norm(number) if normalized else nn.Identity()
+        pair = [first, activation_behind(first, ACTIVATIONS[activation])]
         return pair if norm_first else pair[::-1]
 
     return nn.Sequential(
@@ -100,7 +106,8 @@ def fourconv(norm: MakeNorm, channels: int, classes: int, image_size: int, noise
     stages, before = [], channels
     for number, kernel, pool in ((6, 5, True), (16, 5, True), (32, 3, False), (32, 3, False)):
         parts: dict[str, nn.Module] = {"conv": nn.Conv2d(before, number, kernel, padding=kernel // 2)}
-        parts |= {"norm": norm(number), **({"noise": UnsteadyNoise()} if noise else {}), "act": nn.ReLU()}
+        parts |= {"norm": norm(number), **({"noise": UnsteadyNoise()} if noise else {})}
+        parts |= {"act": activation_behind(parts["norm"], nn.ReLU)}
         parts |= {"pool": nn.MaxPool2d(2)} if pool else {}
         stages.append(nn.Sequential(OrderedDict(parts)))
         before = number
@@ -126,12 +133,12 @@ def catdog(
     def between(number: int) -> nn.Module:
         return BatchNorm(number, **(head_options or {})) if head_norm else nn.Identity()
 
-    # max-pooling and ReLU commute, to the bit; ReLU after it has a quarter of the work
-    features = nn.Sequential(
-        nn.Conv2d(channels, 16, 3, padding=1), norm(16), nn.MaxPool2d(3, 2, 1), nn.ReLU(),
-        nn.Conv2d(16, 16, 3, padding=1), norm(16), nn.MaxPool2d(3, 2, 1), nn.ReLU(),
-    )  # fmt: skip
-    return nn.Sequential(OrderedDict(features=features, head=nn.Sequential(
+    features: list[nn.Module] = []
+    for before in (channels, 16):
+        # max-pooling and ReLU commute, to the bit; ReLU after it has a quarter of the work
+        conv, normalizer = nn.Conv2d(before, 16, 3, padding=1), norm(16)
+        features += [conv, normalizer, nn.MaxPool2d(3, 2, 1), activation_behind(normalizer, nn.ReLU)]
+    return nn.Sequential(OrderedDict(features=nn.Sequential(*features), head=nn.Sequential(
         nn.Flatten(),
         nn.Linear(16 * side * side, 128), between(128), nn.ReLU(),
         nn.Linear(128, 128), between(128), nn.ReLU(),
@@ -158,13 +165,15 @@ def alexnet(
     before = channels
     for place, number in enumerate((64, 192, 384, 256, 256)):
         after = max(8, round(number * width))
-        layers += [nn.Conv2d(before, after, 3, stride=1 if place else 2, padding=1), norm(after)]
-        layers += [nn.MaxPool2d(2), nn.ReLU()] if place in (0, 1, 4) else [nn.ReLU()]  # they commute, to the bit
+        layers += [nn.Conv2d(before, after, 3, stride=1 if place else 2, padding=1), normalizer := norm(after)]
+        layers += [nn.MaxPool2d(2)] if place in (0, 1, 4) else []  # it and ReLU commute, to the bit
+        layers.append(activation_behind(normalizer, nn.ReLU))
         before = after
     hidden = max(8, round(4096 * width))
     layers.append(nn.Flatten())
     for inputs in (before * side * side, hidden):
-        layers += [nn.Dropout(dropout), nn.Linear(inputs, hidden), norm(hidden), nn.ReLU()]
+        layers += [nn.Dropout(dropout), nn.Linear(inputs, hidden), normalizer := norm(hidden)]
+        layers.append(activation_behind(normalizer, nn.ReLU))
     return nn.Sequential(*layers, nn.Linear(hidden, classes))
 
 

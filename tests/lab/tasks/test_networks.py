@@ -15,6 +15,7 @@ from normcore.factory import NORMS
 from normcore.lab.errors import UsageError
 from normcore.lab.tasks import datasets
 from normcore.lab.tasks.networks import ACTIVATIONS, MODELS, UnsteadyNoise, alexnet, fourconv, lenet5, spatial_only
+from normcore.lab.tasks.task import MakeNorm
 
 from ..helpers import config, network
 
@@ -342,6 +343,19 @@ def test_pooling_and_relu_commute_to_the_bit() -> None:
         parts[i], parts[i + 1] = parts[i + 1], parts[i]
     x = torch.randn(4, 1, 32, 32)
     assert torch.equal(nn.Sequential(*parts)(x), model(x))
+
+
+@pytest.mark.parametrize("model", ["lenet5", "catdog", "fourconv", "alexnet"])
+def test_behind_a_normalizer_that_is_an_activation_there_is_none(model: str) -> None:
+    class Both(nn.Identity):
+        activates = True
+
+    def activations(norm: MakeNorm) -> int:
+        return sum(isinstance(m, nn.ReLU) for m in MODELS[model](norm, 3, 2, 32).modules())
+
+    normalizers = sum(isinstance(m, Both) for m in MODELS[model](lambda _: Both(), 3, 2, 32).modules())
+    assert normalizers >= 2
+    assert activations(lambda _: Both()) == activations(lambda _: nn.Identity()) - normalizers
 
 
 def test_all_networks_are_known_by_name() -> None:
