@@ -13,7 +13,7 @@ from ..config import RunConfig, grid
 from ..errors import UsageError, unknown
 from ..runs.store import Run
 from ..runs.training import check
-from ..runs.variants import placed, renorm_schedule
+from ..runs.variants import renorm_schedule
 from ..stats import best
 from ..verdicts.measures import LATE, basins, value, window
 from ..verdicts.tables import table
@@ -45,6 +45,8 @@ class Workload:
     unit: str = "share of images right"
 
 
+# Every normalizer stands in the same places, and not all can stand behind a linear layer.
+BARE = {"linear_norm": False}
 LONG = "long"  # whose runs are also looked at after their first tenth
 TEXTS = {"transformer": "a small pre-norm transformer, which gives the layer single tokens",
          "lstm": "an LSTM, which gives the layer a batch at each step"}  # fmt: skip
@@ -170,7 +172,7 @@ class Battery:
         return self._all(*(w.name for w in self.workloads if w.name != SEARCH))
 
     def _on_images(self, norm: str, steps: int) -> dict[str, Any]:
-        return {**self.images, "steps": steps, **_points(steps), **placed(norm), **self._norm(norm, steps)}
+        return {**self.images, "steps": steps, **_points(steps), "model_options": BARE, **self._norm(norm, steps)}
 
     def _on_text(self, norm: str, model: str, steps: int) -> dict[str, Any]:
         return {
