@@ -144,6 +144,7 @@ rule pages:
     input:
         expand("book/runs/{name}.ipynb", name=NOTEBOOKS),
         "book/claims.yml",
+        "book/newcomers.yml",
         "book/_toc.yml",
         BENCHMARKS,
         LAB,
@@ -154,6 +155,8 @@ rule pages:
         "book/_generated/speed.md",
         "book/_generated/catdog.md",
         "book/_generated/catdog_overview.md",
+        "book/_generated/newcomers.md",
+        "book/_generated/newcomers_standing.md",
         "book/_generated/promises.md",
         "book/_generated/statistics.md",
     shell:

@@ -42,6 +42,15 @@ def short(reference: str) -> str:
     return reference.rpartition(":")[2]
 
 
+def called(reference: str) -> str:
+    """What a reference names, without the place and the hash.
+
+    >>> called("somewhere/mine.py:MyNorm@877a4471")
+    'MyNorm'
+    """
+    return short(reference).partition("@")[0]
+
+
 def load(reference: str) -> Callable[..., nn.Module]:
     """The class or function that a reference names; the module is executed.
 

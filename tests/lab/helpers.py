@@ -81,6 +81,16 @@ def run_of(
     return Run(wanted, status, final, curves, provenance)
 
 
+def steady(config: RunConfig, accuracy: float, status: str = "finished") -> Run:
+    """A run of this accuracy throughout, and of the loss that is one minus it."""
+    points = 10
+    run = run_of(config, [1 - accuracy] * points, [accuracy] * points, status, every=config.steps / points)
+    split = config.evaluated_on
+    run.curves[split] = run.curves["test"]
+    run.final.update({f"{split}_accuracy": accuracy, f"{split}_loss": 1 - accuracy})
+    return run
+
+
 def with_probes(norm: str, seed: int, rows: dict[str, dict[str, list[Any]]], **changes: Any) -> Run:
     """A run of one point with these rows of its probes."""
     return dataclasses.replace(made_up(norm, seed, [1.0], [0.5], **changes), probes=rows)

@@ -14,7 +14,7 @@ import pandas as pd
 from matplotlib.ticker import MaxNLocator
 
 from ...factory import NORMS
-from .. import catdog, paths
+from .. import catdog, compare, paths
 from ..bench.steps import step_costs
 from ..figures import look
 from ..figures.curves import draw_curves, interactive_curves
@@ -22,7 +22,7 @@ from ..files import read_yaml, write_text
 from ..runs.experiments import Experiment, experiments, find
 from ..runs.store import Run, Store, measured_on
 from ..stats import mean_interval, spread
-from ..verdicts.claims import KINDS, NOT_MEASURED, VERDICTS, Judged, judge_all, read, table_of
+from ..verdicts.claims import KINDS, NOT_MEASURED, VERDICTS, Judged, judge_all, quoted, read, table_of
 from ..verdicts.predicates import TOLERANCE, Part
 from ..verdicts.simulation import report
 from ..verdicts.tables import curves, table
@@ -43,6 +43,7 @@ def generate() -> list[Path]:
         "summary.md": summary(judged), "claims.md": ledger(judged), "status.md": status(), "speed.md": speed(),
         "statistics.md": report(),
         **{f"{chapter}.md": study(judged, chapter) for chapter in CHAPTERS}, "catdog_overview.md": catdog_overview(),
+        "newcomers.md": newcomers(judge_all("newcomers")), "newcomers_standing.md": newcomers_standing(),
     }  # fmt: skip
     for name, text in parts.items():
         with_end = text.rstrip() + "\n"
@@ -104,7 +105,7 @@ def ledger(judged: Sequence[Judged]) -> str:
 def _claim(judged: Judged, pages: dict[str, str]) -> str:
     lines = [f"**{judged.id}** {_badge(judged.verdict)} *{KINDS[judged.kind]}*", judged.statement]
     if judged.quote:
-        lines.append(f'<q class="nc-quote" lang="zh">{judged.quote["zh"]}</q> ({judged.quote["en"]})')
+        lines.append(f'<span class="nc-quote">{quoted(judged.quote)}</span>')
     if judged.parts:
         lines.append(_parts(judged.parts, "what must hold"))
     if judged.also:
@@ -236,6 +237,38 @@ def catdog_overview() -> str:
         return "Nothing is measured yet."
     note = f"Profile {profile}, {measured_on(compared)}."
     return _raw(catdog.overview(catdog.tables(compared)[1], step_costs(), note))
+
+
+def newcomers(judged: Sequence[Judged]) -> str:
+    """What the papers of the newcomers say and how it came off: an overview, then every statement."""
+    pages = {name: e.page for name, e in experiments().items()}
+    rows = [[f"[{j.id}](#{j.id.lower()})", j.statement, _badge(j.verdict)] for j in judged]
+    blocks = [f"Of {len(judged)} statements: {_said(Counter(j.verdict for j in judged))}."]
+    blocks.append(_table(["", "statement", "verdict"], rows))
+    for source, about in read("newcomers")["sources"].items():
+        blocks.append(f"### {about['title']} {{cite}}`{about['cite']}`\n\n{about['note'].strip()}")
+        blocks += [_claim(j, pages) for j in judged if j.source == source]
+    return "\n\n".join(blocks)
+
+
+def newcomers_standing() -> str:
+    """Where each newcomer stands in each workload of the comparison, in sentences, from the published runs."""
+    experiment = find("compare")
+    profile, runs = experiment.published_runs()
+    battery = compare.Battery.of(experiment.profile(profile))
+    search = Store(experiment.name).runs(profile, "search")
+    if len(search) < len(battery.search()):
+        return "Nothing is measured yet."
+    battery.comparison(search)
+    scores = battery.scores([*search, *runs])
+    blocks = [f"Profile `{profile}`, {measured_on(runs)}."]
+    parameters = experiment.profile(profile)
+    rivals = compare.pinned(parameters["against"])
+    for norm in compare.pinned(parameters["norms"]):
+        table_ = compare.standings(scores, battery, [norm], rivals)
+        said = compare.sentences(table_, scores, battery.workloads, norm, battery.cannot(norm))
+        blocks.append("\n".join([f"**{look.label(norm)}**\n", *(f"- {sentence}" for sentence in said)]))
+    return "\n\n".join(blocks)
 
 
 def _sections(chapter: str) -> set[str]:

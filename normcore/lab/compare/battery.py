@@ -135,6 +135,19 @@ class Battery:
         self.refused: dict[tuple[str, str], str] = {}
         self.runs: dict[tuple[str, str], list[RunConfig]] = {}  # of a workload and a normalizer
 
+    @classmethod
+    def of(cls, parameters: Mapping[str, Any]) -> "Battery":
+        """The battery of these parameters of the notebook: its new normalizers, then the known ones."""
+        options = {pinned([name])[0]: given for name, given in parameters["options"].items()}
+        named = ("steps", "search_steps", "rates", "trained", "batch_sizes", "one_class", "outliers", "text_steps",
+                 "text_search_steps", "text_rates", "seeds")  # fmt: skip
+        images = {name: parameters[name] for name in ("dataset", "image_size", "batch_size", "validation")}
+        text = {"dataset": parameters["text"], **{n: parameters[f"text_{n}"] for n in ("batch_size", "length")}}
+        return cls(
+            pinned([*parameters["norms"], *parameters["against"]]), options=options,
+            images={"model": "lenet5", **images}, text=text, **{name: parameters[name] for name in named},
+        )  # fmt: skip
+
     # --- what is run -------------------------------------------------------------------------------------
 
     def search(self) -> list[RunConfig]:
@@ -211,6 +224,12 @@ class Battery:
 
     def _all(self, *names: str) -> list[RunConfig]:
         return [config for (workload, _), configs in self.runs.items() if workload in names for config in configs]
+
+    def cannot(self, norm: str) -> set[str]:
+        """The workloads in which a normalizer cannot stand, or has no rate that trains."""
+        refused = {workload.removesuffix("-rates") for workload, name in self.refused if name == norm}
+        on_images = {w.name for w in self.workloads if w.name not in TEXTS}
+        return refused | (on_images if SEARCH in refused else set())
 
     # --- what it gives -----------------------------------------------------------------------------------
 

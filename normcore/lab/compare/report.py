@@ -50,7 +50,7 @@ def words(table: pd.DataFrame, scores: pd.DataFrame, battery: Battery, norms: It
     """Where each normalizer stands, in sentences, and what it cannot do."""
     parts = []
     for norm in norms:
-        said = sentences(table, scores, battery.workloads, norm)
+        said = sentences(table, scores, battery.workloads, norm, battery.cannot(norm))
         said += dict.fromkeys(why for (_, refused), why in battery.refused.items() if refused == norm)
         items = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in said)
         parts.append(f"<h3>{html.escape(label(norm))}</h3><ul>{items}</ul>")

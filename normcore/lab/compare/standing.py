@@ -1,6 +1,6 @@
 """Where a normalizer stands beside each rival, in each workload: differences, words, a profile over all of them."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -57,14 +57,20 @@ def _verdict(found: Interval, workload: Workload) -> str:
     return OPEN
 
 
-def sentences(table: pd.DataFrame, scores: pd.DataFrame, workloads: Iterable[Workload], norm: str) -> list[str]:
-    """What the rows of :func:`standing` say, a sentence a workload."""
+def sentences(
+    table: pd.DataFrame, scores: pd.DataFrame, workloads: Iterable[Workload], norm: str, cannot: Collection[str] = ()
+) -> list[str]:
+    """What the rows of :func:`standing` say, a sentence a workload.
+
+    Args:
+        cannot: names of workloads in which the normalizer cannot stand.
+    """
     said = []
     for workload in workloads:
         rows = table[(table["workload"] == workload.name) & (table["norm"] == norm)]
         own = scores[(scores["workload"] == workload.name) & (scores["norm"] == norm)]
         if own.empty:
-            said.append(f"{workload.title}: it cannot stand there.")
+            said.append(f"{workload.title}: {'it cannot stand there' if workload.name in cannot else 'not run yet'}.")
             continue
         diverged = int(own["value"].isna().sum())
         words = [f"diverged with {diverged} of {len(own)} seeds"] if diverged else []

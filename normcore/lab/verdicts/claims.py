@@ -1,6 +1,7 @@
-"""The statements of the five documents, and their verdicts, computed from results.
+"""Statements and their verdicts, computed from results.
 
-``book/claims.yml`` has an entry for every statement. A testable one names its experiment, or its definition (a
+``book/claims.yml`` has an entry for every statement of the five documents, ``book/newcomers.yml`` for those of other
+papers on layers of their own. A testable one names its experiment, or its definition (a
 function that runs the layers), and the predicates that judge it; nobody writes a verdict by hand. How the parts of a
 statement are tested and put together is the subject of :mod:`normcore.lab.verdicts.predicates`.
 """
@@ -56,7 +57,7 @@ class Judged:
     """A statement with its verdict, which rests on its ``parts``; what is ``also`` measured explains it.
 
     Attributes:
-        quote: a few words of the source (``zh``), and their translation (``en``).
+        quote: a few words of the source, in English (``en``) or in Chinese (``zh``) with their translation (``en``).
         cause, reason: why it is inconclusive, a name of :mod:`normcore.lab.verdicts.predicates`, and in words.
         p: of the verdict, adjusted for looks and parts; NaN where there is no test.
         q: the same adjusted for all statements that were tested (Benjamini & Hochberg 1995).
@@ -99,8 +100,7 @@ class Judged:
     def _repr_html_(self) -> str:
         head = f'<p class="nc-judged"><b>{self.id}</b> {html.escape(self.statement)}<br>'
         if self.quote:
-            words = {name: html.escape(text) for name, text in self.quote.items()}
-            head += f'<span class="nc-quote"><q lang="zh">{words["zh"]}</q> ({words["en"]})</span><br>'
+            head += f'<span class="nc-quote">{quoted(self.quote)}</span><br>'
         head += f'<span class="nc-verdict">{self.verdict}</span> {html.escape(self.reason)}</p>'
         return head + "".join(self._table(*named) for named in ((self.parts, "part"), (self.also, "also")) if named[0])
 
@@ -109,6 +109,14 @@ class Judged:
         cells = "".join("<tr>" + "".join(f"<td>{html.escape(c)}</td>" for c in row) + "</tr>" for row in rows)
         head = "".join(f'<th scope="col">{html.escape(t)}</th>' for t in titles)
         return f'<table class="dataframe"><thead><tr>{head}</tr></thead><tbody>{cells}</tbody></table>'
+
+
+def quoted(quote: Mapping[str, str]) -> str:
+    """A source's words as HTML, with their translation where they are not English."""
+    words = {name: html.escape(text) for name, text in quote.items()}
+    if "zh" not in words:
+        return f'<q lang="en">{words["en"]}</q>'
+    return f'<q lang="zh">{words["zh"]}</q> ({words["en"]})'
 
 
 def table_of(parts: Sequence[Part], title: str) -> tuple[list[str], list[list[str]]]:
@@ -133,9 +141,9 @@ def _rows(part: Part, before: str = "") -> list[list[str]]:
     return [own, *(row for inner in part.of for row in _rows(inner, f"{before}or: "))]
 
 
-def read() -> dict[str, Any]:
-    """``book/claims.yml``: the documents (``sources``) and their statements (``claims``)."""
-    found: dict[str, Any] = read_yaml(paths.root() / "book" / "claims.yml")
+def read(ledger: str = "claims") -> dict[str, Any]:
+    """``book/claims.yml``, or another ledger: the documents (``sources``) and their statements (``claims``)."""
+    found: dict[str, Any] = read_yaml(paths.root() / "book" / f"{ledger}.yml")
     return found
 
 
@@ -145,10 +153,10 @@ def values(claim: str) -> dict[str, list[float]]:
     return found
 
 
-def judge_all() -> list[Judged]:
-    """Every statement, judged by the published results, a definition by the layers; and what the number of statements
-    makes of the p values of those that were tested."""
-    entries = read()["claims"]
+def judge_all(ledger: str = "claims") -> list[Judged]:
+    """Every statement of a ledger, judged by the published results, a definition by the layers; and what the number of
+    statements makes of the p values of those that were tested."""
+    entries = read(ledger)["claims"]
     names = {entry["experiment"] for entry in entries if "experiment" in entry}
     complete = {name: _complete(name) for name in names}  # read once, however many judge them
     judged = [_judge_by(entry, complete.get(entry.get("experiment"), [])) for entry in entries]
@@ -350,4 +358,4 @@ def _part(entry: dict[str, Any], spec: dict[str, Any], predicates: Mapping[str, 
     except Lacking:
         raise
     except (TypeError, UsageError, AttributeError) as error:
-        raise LabError(f"book/claims.yml, {claim}, {name}: {error}") from error
+        raise LabError(f"statement {claim}, {name}: {error}") from error

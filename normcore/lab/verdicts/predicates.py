@@ -25,6 +25,7 @@ import pandas as pd
 import scipy  # see stats.py
 from scipy import special
 
+from ... import own
 from .. import catdog
 from ..bench import steps as bench_steps
 from ..config import RunConfig
@@ -313,9 +314,10 @@ def _plainly(value: Any) -> str:
 
 def _field(run: Run, name: str) -> Any:
     """Of a field of the run, or of an option of its normalizer, its network or its optimizer; the ``epochs`` and the
-    ``samples`` that it is long; its ``variant``, which is its normalizer unless the protocol has names of its own."""
+    ``samples`` that it is long; its ``variant``, which is its normalizer, one of one's own without its source, unless
+    the protocol has names of its own."""
     if name == "variant":
-        return catdog.name_of(run.config) if run.config.model == "catdog" else run.config.norm
+        return catdog.name_of(run.config) if run.config.model == "catdog" else own.called(run.config.norm)
     if name == "epochs":
         return run.config.steps / run.provenance["steps_per_epoch"]
     if name == "samples":
@@ -355,7 +357,7 @@ def at_an_end(runs: Sequence[Run], search: Sequence[Run], name: str) -> str:
     searched for their variant, in words; empty where none has."""
 
     def variant(config: RunConfig) -> str:
-        return repr((config.norm, config.norm_options, config.model_options, config.optimizer))
+        return repr((config.norm, config.norm_options, config.model, config.model_options, config.optimizer))
 
     tried: dict[str, set[Any]] = {}
     for run in search:

@@ -9,14 +9,13 @@ import pytest
 from normcore.lab import paths
 from normcore.lab.compare import Battery, checks, depends, pinned
 from normcore.lab.compare.battery import LONG, SEARCH
-from normcore.lab.config import RunConfig
 from normcore.lab.errors import UsageError
 from normcore.lab.figures.look import label
-from normcore.lab.runs.store import Run, Store
+from normcore.lab.runs.store import Store
 from normcore.lab.runs.sweep import sweep
 
 from ...helpers import MINE
-from ..helpers import run_of
+from ..helpers import steady
 
 NEWCOMERS = sorted((paths.root() / "notebooks" / "newcomers").glob("*.py"))
 
@@ -31,23 +30,13 @@ def battery(norms: list[str], **changes: Any) -> Battery:
     return Battery(norms, **{**fields, **changes})
 
 
-def made(config: RunConfig, accuracy: float, status: str = "finished") -> Run:
-    """A run of this accuracy throughout, and of the loss that is one minus it."""
-    points = 10
-    run = run_of(config, [1 - accuracy] * points, [accuracy] * points, status, every=config.steps / points)
-    split = config.evaluated_on
-    run.curves[split] = run.curves["test"]
-    run.final.update({f"{split}_accuracy": accuracy, f"{split}_loss": 1 - accuracy})
-    return run
-
-
 def test_every_normalizer_gets_the_same_search_and_runs_at_its_best_rate() -> None:
     study = battery(["none", "bn"])
     search = study.search()
     assert len(search) == 2 * (3 * 2 + 2 * 2)
     assert {c.evaluated_on for c in search} == {"validation"}
     best = {"none": {"images": 0.001, "text": 0.03}, "bn": {"images": 0.1, "text": 0.003}}
-    found = [made(c, 0.9 if c.lr == best[c.norm][c.task] else 0.4) for c in search]
+    found = [steady(c, 0.9 if c.lr == best[c.norm][c.task] else 0.4) for c in search]
     runs = study.comparison(found)
     assert {c.evaluated_on for c in runs} == {"test"}
     assert {c.seed for c in runs} == {0, 1}
@@ -65,8 +54,8 @@ def test_every_normalizer_gets_the_same_search_and_runs_at_its_best_rate() -> No
 def test_the_scores_are_read_off_the_runs() -> None:
     study = battery(["bn"])
     accuracy = {0.001: 0.6, 0.01: 0.7, 0.1: 0.4}
-    search = [made(c, accuracy.get(c.lr, 0.5)) for c in study.search()]
-    scores = study.scores([*search, *(made(c, 0.25) for c in study.comparison(search))])
+    search = [steady(c, accuracy.get(c.lr, 0.5)) for c in study.search()]
+    scores = study.scores([*search, *(steady(c, 0.25) for c in study.comparison(search))])
     values = scores.groupby("workload", sort=False)["value"].mean().to_dict()
     assert list(values) == [w.name for w in study.workloads]
     assert values.pop(SEARCH) == pytest.approx(1.0)  # a decade, from 0.001 to 0.01
@@ -76,11 +65,11 @@ def test_the_scores_are_read_off_the_runs() -> None:
 
 def test_what_diverged_has_no_value_and_what_always_does_no_rate() -> None:
     study = battery(["bn"])
-    search = [made(c, 0.9, "diverged" if c.task == "text" else "finished") for c in study.search()]
+    search = [steady(c, 0.9, "diverged" if c.task == "text" else "finished") for c in study.search()]
     runs = study.comparison(search)
     assert {c.task for c in runs} == {"images"}
     assert "every setting of bn diverged" in study.refused["lstm", "bn"]
-    scores = study.scores([*search, *(made(c, 0.25, "diverged") for c in runs)])
+    scores = study.scores([*search, *(steady(c, 0.25, "diverged") for c in runs)])
     assert scores[scores["workload"] == LONG]["value"].isna().all()
 
 

@@ -66,11 +66,12 @@ def test_it_is_said_in_words() -> None:
         right__ln=base + 0.2, rates__mine=[np.nan, 1, 1, 1, 1], rates__bn=[1.0, 1, 1, 1, 1],
     )  # fmt: skip
     workloads = [RIGHT, RATES, LOSS]
-    said = sentences(standing(values, workloads, "mine", ["bn", "gn", "ln"]), values, workloads, "mine")
+    said = sentences(standing(values, workloads, "mine", ["bn", "gn", "ln"]), values, workloads, "mine", {"loss"})
     assert said[0].startswith("Right: better than BN by 0.05 [0.04")
     assert "worse than LN by 0.15 [" in said[0]
     assert said[0].endswith("level with GN.")
     assert said[1:] == ["Rates: diverged with 1 of 5 seeds; not judged beside BN (+0).", "Loss: it cannot stand there."]
+    assert sentences(standing(values, [LOSS], "mine", ["bn"]), values, [LOSS], "mine") == ["Loss: not run yet."]
 
 
 def test_the_profile_is_of_what_is_to_be_small() -> None:

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from normcore.lab.compare import Battery
 from normcore.lab.config import RunConfig
 from normcore.lab.errors import LabError, UsageError
 from normcore.lab.runs.experiments import Experiment, find
@@ -26,7 +27,7 @@ from normcore.lab.verdicts import claims
 from normcore.lab.verdicts.claims import IMPLEMENTED, NOT_MEASURED, NOT_TESTABLE
 from normcore.lab.verdicts.predicates import INCONCLUSIVE, MIXED, REFUTED, SUPPORTED, unmet
 
-from ..helpers import made_up, pair, run_of
+from ..helpers import made_up, pair, run_of, steady
 
 COUNTS = {"S0": 26, "S1": 16, "S2": 14, "S3": 12, "S4": 8}
 JUDGED = (SUPPORTED, REFUTED, MIXED, INCONCLUSIVE)
@@ -78,7 +79,7 @@ def test_a_wrong_entry_is_named() -> None:
     wrong = entry(parts=[{"predicate": "lowr", "says": "x"}])
     with pytest.raises(UsageError, match="unknown predicate of S9-01 'lowr': did you mean lower"):
         claims._judge(wrong, pair([0.1]), "")
-    with pytest.raises(LabError, match=r"claims\.yml, S9-01, lower"):
+    with pytest.raises(LabError, match="statement S9-01, lower"):
         claims._judge(entry(parts=[{"predicate": "lower", "says": "x"}]), pair([0.1]), "")
     with pytest.raises(UsageError, match="unknown statement 'S4-99'"):
         claims.judge("S4-99", [])
@@ -491,7 +492,7 @@ def test_a_variant_named_by_its_fields_can_be_lacking() -> None:
 
 
 def test_a_variant_that_is_not_narrowed_down_names_its_entry() -> None:
-    with pytest.raises(LabError, match=r"claims\.yml, S9-01, lower: train_loss: several runs a seed; narrow"):
+    with pytest.raises(LabError, match=r"statement S9-01, lower: train_loss: several runs a seed; narrow"):
         claims._judge(entry(), pair(ENOUGH) + pair(ENOUGH, batch_size=16), "smoke")
 
 
@@ -685,3 +686,32 @@ def test_the_ledger_is_judged_by_the_best_profile_that_has_enough_seeds(store: P
     assert (judged["S4-03"].verdict, judged["S4-03"].profile) == (SUPPORTED, "quick")
     assert judged["S4-03"].reason.startswith("profile full has one seed so far")
     assert judged["S0-04"].verdict == NOT_MEASURED
+
+
+# --- the newcomers ---------------------------------------------------------------------------------------
+
+
+def newcomers_judged(lead: float) -> dict[str, str]:
+    """The statements of the newcomers' papers, judged by runs in which a newcomer is better than a known one by so
+    much, in accuracy and in loss, and Derf by as much again."""
+    parameters = {**find("compare").profile("quick"), "rates": [0.001, 0.01, 0.1], "text_rates": [0.001, 0.01, 0.1]}
+    battery = Battery.of(parameters)
+
+    def accuracy(run: RunConfig) -> float:
+        newcomer = lead * (":" in run.norm) * (2 if "Derf" in run.norm else 1)
+        return 0.8 + newcomer + 0.001 * math.sin(run.seed + len(run.norm))
+
+    shared = Store("compare")
+    search = [steady(c, 0.8 - 0.1 * (c.lr != 0.01)) for c in battery.search()]
+    for run in search:
+        shared.put(run)
+    shared.index("quick", "search", [run.key for run in search])
+    runs = [steady(c, accuracy(c)) for c in battery.comparison(search)]
+    entries = claims.read("newcomers")["claims"]
+    return {entry["id"]: claims._judge(entry, runs, "quick").verdict for entry in entries}
+
+
+def test_the_newcomers_statements_can_hold_and_fail(store: Path) -> None:
+    ids = ["N1-01", "N1-02", "N2-01", "N3-01", "N4-01", "N5-01"]
+    assert newcomers_judged(0.05) == dict.fromkeys(ids, SUPPORTED) | {"N1-02": REFUTED}
+    assert newcomers_judged(-0.05) == dict.fromkeys(ids, REFUTED) | {"N1-02": SUPPORTED}
