@@ -78,6 +78,13 @@ def load(reference: str) -> Callable[..., nn.Module]:
     raise ValueError(f"there is no {name} in {where}; it has {', '.join(own) or 'nothing of its own'}")
 
 
+def upwards(where: str) -> Path | None:
+    """A path as it is found from here or from the nearest folder above: a notebook is opened in its own folder, and run
+    from the repository."""
+    here = Path.cwd()
+    return next((folder / where for folder in (here, *here.parents) if (folder / where).exists()), None)
+
+
 def _parts(reference: str) -> tuple[str, str, str]:
     """(file or module, name, hash of the source or nothing)."""
     where, _, name = reference.rpartition(":")
@@ -94,12 +101,10 @@ def _digest(where: str) -> str:
 
 def _source(where: str) -> Path:
     if where.endswith(".py"):
-        here = Path.cwd()
-        # also in the folders above: a notebook is opened in its own, and run from the repository
-        for folder in (here, *here.parents):
-            if (folder / where).is_file():
-                return folder / where
-        raise ValueError(f"there is no file {where} (looked in {here} and the folders above)")
+        place = upwards(where)
+        if place is None or not place.is_file():
+            raise ValueError(f"there is no file {where} (looked in {Path.cwd()} and the folders above)")
+        return place
     try:
         spec = importlib.util.find_spec(where)
     except Exception as error:  # whatever the package around it raises

@@ -116,14 +116,19 @@ def _changes(settings: list[str]) -> dict[str, Any]:
 
 
 def _with_own(value: Any) -> Any:
-    """A parameter's value whose layers of one's own are tried out, and named so that they are found from anywhere."""
+    """A parameter's value whose layers of one's own are tried out, and they and pictures named so that they are found
+    from anywhere."""
     from .. import own
+    from . import paths, pictures
 
     if isinstance(value, list):
         return [_with_own(item) for item in value]
-    if not (isinstance(value, str) and own.is_own(value)):
-        return value
-    return _own(value, {})
+    if isinstance(value, str) and own.is_own(value):
+        return _own(value, {})
+    if isinstance(value, str) and pictures.is_own(value):
+        where, at, digest = pictures.pin(value).partition("@")
+        return f"{paths.named(own.upwards(where) or Path(where))}{at}{digest}" if digest else value
+    return value
 
 
 def _own(reference: str, options: Mapping[str, Any]) -> str:
@@ -138,7 +143,7 @@ def _own(reference: str, options: Mapping[str, Any]) -> str:
         raise UsageError(str(error)) from error
     try_out(pinned, options)
     where, _, name = pinned.rpartition(":")
-    return f"{paths.named(Path(where))}:{name}" if where.endswith(".py") else pinned
+    return f"{paths.named(own.upwards(where) or Path(where))}:{name}" if where.endswith(".py") else pinned
 
 
 @app.command()

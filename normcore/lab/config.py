@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .. import own
+from . import pictures
 from .errors import UsageError
 
 OPTIMIZERS = ("adam", "sgd")
@@ -26,7 +27,7 @@ class RunConfig:
 
     Attributes:
         task, task_options: one of ``tasks.TASKS``, and what it leaves open.
-        dataset: a data set of the registry.
+        dataset: a data set of the registry, or a path to one's own pictures, which is pinned to their hash.
         model, model_options: a network of the task, and keyword arguments beyond its defaults.
         norm, norm_options: a name for ``normcore.make_norm``, and the layer's options. A layer of one's own is pinned
             to its source, of which the key takes the hash and not the place.
@@ -76,6 +77,9 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         _check_types(self)
+        for name in ("dataset", "foreign"):
+            if pictures.is_own(getattr(self, name)):
+                object.__setattr__(self, name, pictures.pin(getattr(self, name)))
         if own.is_own(self.norm):
             try:
                 object.__setattr__(self, "norm", own.pin(self.norm))
@@ -108,6 +112,7 @@ class RunConfig:
         default changes no key."""
         stated = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if not _is_default(self, f)}
         stated["norm"] = own.short(self.norm)
+        stated |= {name: pictures.short(stated[name]) for name in ("dataset", "foreign") if name in stated}
         canonical = json.dumps(stated, sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 

@@ -1,7 +1,8 @@
 """Data sets by name, decoded once to uint8 arrays that every process maps instead of copying.
 
 A set is looked for in the folder that ``NORMCORE_DATA`` names, then in the user's cache, then at its public
-home on the Hugging Face Hub. The embedded digits need none of them.
+home on the Hugging Face Hub. The embedded digits need none of them, and pictures of one's own are named by
+their path (:mod:`normcore.lab.pictures`).
 """
 
 import functools
@@ -20,7 +21,7 @@ from filelock import FileLock
 from numpy.typing import NDArray
 from PIL import Image
 
-from .. import paths
+from .. import paths, pictures
 from ..errors import DataError, UsageError, unknown
 from ..files import read_yaml, write_json
 from . import shapes
@@ -70,7 +71,7 @@ class Dataset:
         mean, std: per channel over the training split, pixels in [0, 1].
         train, test: the splits.
         fingerprint: hash of all pixels and labels; equal wherever a run saw the same data.
-        origin: where it came from: ``embedded``, ``NORMCORE_DATA`` or ``hub``.
+        origin: where it came from: ``embedded``, ``NORMCORE_DATA``, ``hub``, or ``own`` by its path.
     """
 
     name: str
@@ -106,7 +107,10 @@ def registry() -> dict[str, Entry]:
 
 
 def find(name: str) -> Entry:
-    """The registry's entry; an unknown name is a :class:`UsageError` that lists the closest."""
+    """The registry's entry, or one for pictures of one's own; an unknown name is a :class:`UsageError` that lists the
+    closest."""
+    if pictures.is_own(name):
+        return Entry(name, title=pictures.short(name), source="of one's own")
     known = registry()
     if name not in known:
         raise unknown("data set", name, known)
@@ -126,7 +130,8 @@ def load(name: str, image_size: int, colours: str = "rgb") -> Dataset:
         raise UsageError(f"{name} is a text, and images are wanted")
     if colours not in COLOURS:
         raise unknown("colours", colours, COLOURS)
-    folder = paths.cache() / "datasets" / (f"{name}-{image_size}" + (f"-{colours}" if colours != "rgb" else ""))
+    plain = pictures.short(pictures.pin(name)).replace("/", "-") if pictures.is_own(name) else name
+    folder = paths.cache() / "datasets" / (f"{plain}-{image_size}" + (f"-{colours}" if colours != "rgb" else ""))
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):  # several processes may ask at once; one decodes
         files = _local_files(entry)
@@ -135,6 +140,8 @@ def load(name: str, image_size: int, colours: str = "rgb") -> Dataset:
             return cached
         if entry.embedded:
             origin, rows = "embedded", EMBEDDED[name]()
+        elif pictures.is_own(name):
+            origin, rows = "own", pictures.rows(pictures.pin(name))
         elif files is not None:
             origin, rows = "NORMCORE_DATA", _parquet_rows(entry, files)
         else:
@@ -178,7 +185,7 @@ def _parquet(folder: Path, split: str) -> list[Path]:
 
 def _local_files(entry: Entry) -> dict[str, list[Path]] | None:
     folder = paths.user_data()
-    if folder is None or entry.embedded or not (folder / entry.name).is_dir():
+    if folder is None or entry.embedded or pictures.is_own(entry.name) or not (folder / entry.name).is_dir():
         return None
     files = {split: _parquet(folder / entry.name, split) for split in SPLITS}
     for split, found in files.items():

@@ -2,12 +2,13 @@
 
 import copy
 import warnings
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from .. import paths
+from .. import paths, pictures
 from ..config import RunConfig
 from ..errors import UsageError, unknown
 from . import datasets, networks
@@ -45,16 +46,21 @@ class ImageClassification(Task):
 
     @classmethod
     def check(cls, config: RunConfig) -> None:
-        for name in filter(None, (config.dataset, config.foreign)):
+        named = [name for name in (config.dataset, config.foreign) if name and not pictures.is_own(name)]
+        for name in named:
             paths.plain("the name of a data set", name)
-        known = datasets.registry()
-        pictures = [name for name, entry in known.items() if not entry.text]
+        known = [name for name, entry in datasets.registry().items() if not entry.text]
+        for name in named:
+            if name not in known and Path(name).is_dir():
+                raise UsageError(f"unknown data set {name!r}: pictures of your own are named by their path, ./{name}")
+            if name not in known:
+                raise unknown("data set", name, known)
         for name, names in {
-            "dataset": pictures, "foreign": ["", *pictures], "model": networks.MODELS, "colours": datasets.COLOURS,
+            "model": networks.MODELS, "colours": datasets.COLOURS,
             "outlier_kind": KINDS,
         }.items():  # fmt: skip
             if getattr(config, name) not in names:
-                raise unknown("data set" if name in ("dataset", "foreign") else name, getattr(config, name), names)
+                raise unknown(name, getattr(config, name), names)
         for name in config.task_options.keys() - {ONE_CLASS}:
             raise unknown("option of the task images", name, [ONE_CLASS])
         share = config.task_options.get(ONE_CLASS, 0.0)
