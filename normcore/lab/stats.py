@@ -211,9 +211,9 @@ def mean_interval(values: ArrayLike, prior: Prior = NO_PRIOR) -> Interval:
 
 
 def intervals(table: pd.DataFrame, by: Sequence[str], metric: str) -> pd.DataFrame:
-    """The fields of an :class:`Interval` of a metric over the rows (the seeds) of each group; the groups are the
-    family by which the variances are moderated."""
-    groups = table.groupby(list(by), sort=False)[metric]
+    """The fields of an :class:`Interval` of a metric over the rows (the seeds) of each group that have it; the groups
+    are the family by which the variances are moderated. It is what a figure draws, and what its CSV holds."""
+    groups = table.dropna(subset=[metric]).groupby(list(by), sort=False)[metric]
     numbers = groups.agg(["mean", "var", "count", "min", "max"]).reset_index()
     least, most, n = numbers["min"].to_numpy(), numbers["max"].to_numpy(), numbers["count"].to_numpy()
     numbers["mean"] = numbers["mean"].clip(least, most)

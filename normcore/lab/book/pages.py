@@ -302,7 +302,7 @@ def summary(judged: Sequence[Judged]) -> str:
         )
     profile, runs = find(_LEAD).published_runs()
     if runs:
-        blocks += [_lead_words(profile, runs), _raw(_lead_figure(runs))]
+        blocks += [_lead_words(profile, runs), _raw(_lead_figure(profile, runs))]
     return "\n\n".join(blocks)
 
 
@@ -325,13 +325,14 @@ def _seeds(runs: Sequence[Run]) -> int:
     return len({run.config.seed for run in runs})
 
 
-def _lead_figure(runs: Sequence[Run]) -> str:
+def _lead_figure(profile: str, runs: Sequence[Run]) -> str:
     return interactive_curves(
         curves(runs),
         [("train", "loss", "cross-entropy (nats)"), ("test", "accuracy", "share of images right")],
         alt="Training loss and test accuracy of LeNet-5 by epoch, with and without batch normalization, "
         "with bands over seeds.",
-        caption=f"LeNet-5 with and without batch normalization: means over seeds{spread(_seeds(runs))}.",
+        caption=f"LeNet-5 with and without batch normalization: means over seeds{spread(_seeds(runs))}. Profile "
+        f"{profile}, {measured_on(runs)}.",
     )
 
 

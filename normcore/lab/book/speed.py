@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
@@ -173,6 +174,11 @@ def _figure(found: Mapping[str, Any]) -> str:
     panels = []
     for shape, rows in found["measured"].items():
         with look.panel(height=3.7) as (figure, axes):
+            measured = {n: r["to_batch_norm"] for n, r in rows.items() if n.endswith(("eager", "compiled", "torch"))}
+            columns = ["median", "low", "high"]
+            figure.numbers = pd.DataFrame.from_dict(measured, orient="index", columns=columns).reset_index(
+                names="layer"
+            )
             _draw(axes, rows)
             if shape != small:
                 _draw_floor(axes, rows)
@@ -181,7 +187,7 @@ def _figure(found: Mapping[str, Any]) -> str:
     return _shown(panels)
 
 
-def _shown(panels: list[Figure]) -> str:
+def _shown(panels: Sequence[Figure]) -> str:
     return look.show(
         panels,
         alt="Time of forward and backward of every layer as a multiple of nn.BatchNorm2d's, a panel for each input "

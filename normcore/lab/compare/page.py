@@ -12,6 +12,7 @@ from nbformat import NotebookNode
 from .. import paths
 from ..files import write_text
 
+_TABLES = re.compile(r'<p class="nc-tables-csv">.*?</p>')
 _DOWNLOAD = re.compile(r'<a download="([^"]+)" href="data:text/csv;base64,([^"]+)">')
 STYLE = """
 :root { color-scheme: light dark; --pst-color-text-base: #222; --pst-color-text-muted: #555; --pst-color-border: #ccc;
@@ -48,7 +49,7 @@ def write(notebook: Path, page: Path) -> None:
 def tables(notebook: Path) -> dict[str, str]:
     """The tables that an executed notebook offers for download: file name -> CSV."""
     outputs = (o for c in nbformat.read(notebook, as_version=4).cells for o in c.get("outputs", []))
-    text = "".join(o.get("data", {}).get("text/html", "") for o in outputs)
+    text = "".join(found for o in outputs for found in _TABLES.findall(o.get("data", {}).get("text/html", "")))
     return {name: base64.b64decode(data).decode() for name, data in _DOWNLOAD.findall(text)}
 
 

@@ -1,6 +1,5 @@
 """What the notebook of a comparison shows."""
 
-import base64
 import html
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
@@ -12,7 +11,7 @@ from matplotlib.figure import Figure
 
 from ...factory import make_norm
 from ...testing import dependences, examine
-from ..figures.look import Html, label, panel, show, styles, tabulate
+from ..figures.look import Html, csv_link, label, panel, show, styles, tabulate
 from ..stats import spread
 from .battery import LONG, Battery, Workload
 from .cost import step_times
@@ -84,6 +83,7 @@ def draw_profile(ratios: pd.DataFrame) -> Figure:
     finite = ratios["ratio"][np.isfinite(ratios["ratio"])]
     end = max(1.1, float(finite.max()) * 1.05) if len(finite) else 2.0
     with panel(6.4, 3.4) as (figure, axes):
+        figure.numbers = ratios
         for name, own in ratios.groupby("norm", sort=False):
             at = np.sort(own["ratio"].to_numpy())
             at = at[np.isfinite(at)]
@@ -107,6 +107,7 @@ def draw_standing(table: pd.DataFrame, workload: Workload) -> Figure:
     rows = table[table["workload"] == workload.name].iloc[::-1]
     looks = styles("norm", rows["rival"])
     with panel(4.4, 0.9 + 0.3 * max(1, len(rows))) as (figure, axes):
+        figure.numbers = rows
         axes.axvspan(-workload.least, workload.least, color="#808080", alpha=0.2, linewidth=0)
         axes.axvline(0, color="#808080", linewidth=0.9)
         for place, row in enumerate(rows.to_dict("records")):
@@ -131,8 +132,5 @@ def lenet_costs(battery: Battery, rounds: int, device: Any) -> Html:
 
 def download(**tables: pd.DataFrame) -> Html:
     """Links to tables as CSV files, which are in the page itself."""
-    links = []
-    for name, table in tables.items():
-        data = base64.b64encode(table.to_csv(index=False).encode()).decode()
-        links.append(f'<a download="{name}.csv" href="data:text/csv;base64,{data}">{name}.csv</a>')
-    return Html(f"<p>{', '.join(links)}</p>")
+    links = [csv_link(name, table, f"{name}.csv") for name, table in tables.items()]
+    return Html(f'<p class="nc-tables-csv">{", ".join(links)}</p>')

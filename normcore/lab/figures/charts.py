@@ -30,7 +30,7 @@ def draw_measures(
     figures: list[Figure] = []
     for metric, label in measures.items():
         with panel() as (figure, axes):
-            numbers = intervals(table.dropna(subset=[metric]), [by, x], metric)
+            figure.numbers = numbers = intervals(table, [by, x], metric)
             for i, (name, rows) in enumerate(numbers.groupby(by, sort=False)):
                 style, line = looks[str(name)], rows.sort_values(x)
                 aside = 1 + 0.03 * (i - (len(looks) - 1) / 2)  # so that intervals do not cover each other
@@ -55,9 +55,10 @@ def draw_ranking(
     Args:
         logx: a logarithmic axis, if the values span more than a decade.
     """
-    numbers = intervals(table.dropna(subset=[metric]), [by], metric).sort_values("mean", kind="stable")
+    numbers = intervals(table, [by], metric).sort_values("mean", kind="stable")
     looks = styles(by, numbers[by])
     with panel(5.2, 0.9 + 0.27 * len(numbers)) as (figure, axes):
+        figure.numbers = numbers
         for place, (name, row) in enumerate(numbers.set_index(by).iterrows()):
             style = looks[str(name)]
             seeds = table.loc[table[by] == name, metric].dropna()
@@ -80,10 +81,11 @@ def draw_pairs(
 ) -> Figure:
     """A panel with a row a variant: the mean and interval under both values of a yes-or-no field (``pair``), a filled
     marker for yes and an open one for no."""
-    numbers = intervals(table.dropna(subset=[metric]), [by, pair], metric)
+    numbers = intervals(table, [by, pair], metric)
     names = list(dict.fromkeys(numbers[by]))[::-1]
     looks = styles(by, names)
     with panel(4.4, 0.9 + 0.33 * len(names)) as (figure, axes):
+        figure.numbers = numbers
         for place, name in enumerate(names):
             rows, style = numbers[numbers[by] == name], looks[str(name)]
             axes.plot(rows["mean"], [place] * len(rows), color=style.color, linewidth=1, alpha=0.6)
@@ -114,6 +116,7 @@ def draw_heat(
     means = table.groupby([by, x])[metric].mean().unstack().loc[order].mask(diverged)
     looks = styles(by, order)
     with panel(7.6, 1.1 + 0.3 * len(order)) as (figure, axes):
+        figure.numbers = means.melt(var_name=x, value_name=metric, ignore_index=False).reset_index()
         axes.grid(visible=False)
         sns.heatmap(
             means, ax=axes, cmap="viridis_r", vmax=top, linewidths=0.5, annot=True, fmt=".2f", annot_kws={"size": 8},
@@ -139,12 +142,13 @@ def draw_ridges(frame: pd.DataFrame, *, title: str = "", by: str = "variant") ->
     looks, width = styles(by, names), 2 * REACH / BINS
     middles = np.linspace(-REACH, REACH, BINS, endpoint=False) + width / 2
     normal = np.exp(-(middles**2) / 2) / math.sqrt(2 * math.pi)
+    densities = {n: np.mean(frame.loc[frame[by] == n, "histogram"].tolist(), axis=0) / 1e4 / width for n in names}
     with panel(3.3, 0.9 + 0.5 * len(names)) as (figure, axes):
+        figure.numbers = pd.concat([pd.DataFrame({by: n, "value": middles, "density": densities[n]}) for n in names])
         axes.grid(visible=False)
         for place, name in enumerate(names):
-            shares = np.mean(frame.loc[frame[by] == name, "histogram"].tolist(), axis=0) / 1e4 / width
             style, front = looks[str(name)], 2.0 * (len(names) - place)
-            top = place + np.minimum(shares, _CUT) * _RIDGE
+            top = place + np.minimum(densities[name], _CUT) * _RIDGE
             axes.fill_between(middles, place, top, step="mid", color=style.color, alpha=0.75, linewidth=0, zorder=front)
             axes.plot(middles, place + normal * _RIDGE, color=TEXT, linewidth=0.9, zorder=front + 1)
         axes.set_yticks(range(len(names)), [looks[str(name)].label for name in names])
@@ -166,6 +170,7 @@ def draw_plane(
     with panel(7.6, 4.8) as (figure, axes):
         points: dict[str, tuple[float, float]] = {}
         across, up = (intervals(table.dropna(subset=[x, y]), [by], metric) for metric in (x, y))
+        figure.numbers = across.merge(up, on=by, suffixes=(f" of {x}", f" of {y}"))
         for name in across[by]:
             style, h, v = looks[str(name)], across[across[by] == name], up[up[by] == name]
             point = float(h["mean"].iloc[0]), float(v["mean"].iloc[0])
@@ -233,9 +238,10 @@ def draw_settings(table: pd.DataFrame, *, x: str, y: str, title: str, by: str = 
     """
     with panel() as (figure, axes):
         stable = table[table["status"] == "finished"]
-        for (name, size), line in stable.groupby([by, "batch_size"], sort=False):
+        figure.numbers = numbers = stable.groupby([by, "batch_size", x], sort=False)[y].mean().reset_index()
+        for (name, size), line in numbers.groupby([by, "batch_size"], sort=False):
             look, smallest = style(str(name)), size == table["batch_size"].min()
-            means = line.groupby(x, as_index=False)[y].mean()
+            means = line.sort_values(x)
             axes.plot(
                 means[x], means[y], color=look.color, marker=look.marker, linestyle="-" if smallest else "--",
                 markerfacecolor=look.color if smallest else "none", markersize=6, linewidth=1,
@@ -258,6 +264,8 @@ def draw_against(numbers: pd.DataFrame, source: Sequence[float], *, y: str) -> F
     shown = numbers[numbers["epoch"] <= max(len(source), 1) + 1e-9]
     look = style(name)
     with panel(height=2.7) as (figure, axes):
+        said = pd.Series(source, index=range(1, 1 + len(source)), name="source", dtype=float)
+        figure.numbers = shown.merge(said, left_on="epoch", right_index=True, how="left")
         error = (shown["mean"] - shown["low"], shown["high"] - shown["mean"])
         axes.errorbar(
             shown["epoch"], shown["mean"], yerr=error, fmt=look.marker, color=look.color, markersize=5,

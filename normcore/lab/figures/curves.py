@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from ..stats import intervals, spread
-from .look import AXES, Html, Style, beside, captioned, legend_of, log_scale, panel, same_y, styles
+from .look import AXES, Html, Style, beside, captioned, legend_of, log_scale, numbers_of, panel, same_y, styles
 
 
 def draw_curves(
@@ -28,7 +28,7 @@ def draw_curves(
     Returns:
         The numbers drawn: ``by``, ``x``, ``mean``, ``low``, ``high``, ``n``.
     """
-    numbers = intervals(frame.dropna(subset=[metric]), [by, x], metric)
+    numbers = intervals(frame, [by, x], metric)
     looks = looks or styles(by, numbers[by])
     for name, line in numbers.groupby(by, sort=False):
         look = looks[str(name)]
@@ -76,7 +76,7 @@ def interactive_curves(
         own = split in ("train", "batch", "validation", "test")
         title = look.label if look else f"{split} {metric}" if own else metric.replace("_", " ")
         with panel() as (figure, axes):
-            numbers = draw_curves(axes, rows, metric, by=by, x=x, looks=looks)
+            figure.numbers = numbers = draw_curves(axes, rows, metric, by=by, x=x, looks=looks)
             axes.set(xlabel=AXES.get(x, x), ylabel=label, title=title)
             axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8 if x == "epoch" else 6))
             if numbers[x].max() > 2000:
@@ -93,7 +93,7 @@ def interactive_curves(
         for (title, numbers), figure in zip(data, figures, strict=True)
     ]
     payload = html.escape(json.dumps({"x": AXES.get(x, x), "panels": points}, separators=(",", ":"), allow_nan=False))
-    return Html(captioned(body, caption, f' data-curves="{payload}"'))
+    return Html(captioned(body, caption, f' data-curves="{payload}"', numbers_of(figures)))
 
 
 def _pixels(axes: Axes) -> list[float]:

@@ -4,6 +4,7 @@ A figure is put on the page as inline SVG. Its lines of text and its axes take t
 so it is as readable in dark mode as in light, and it is sharp at every width.
 """
 
+import base64
 import functools
 import html
 import io
@@ -17,6 +18,7 @@ import matplotlib as mpl
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
@@ -130,11 +132,21 @@ _RC: Any = {
 }  # fmt: skip
 
 
+class Chart(Figure):
+    """One panel of a figure, and the numbers that it shows.
+
+    Attributes:
+        numbers: as they were computed before they were drawn; without, they are read off the panel.
+    """
+
+    numbers: pd.DataFrame | None = None
+
+
 @contextmanager
-def panel(width: float = 4.4, height: float = 3.0) -> Iterator[tuple[Figure, Axes]]:
+def panel(width: float = 4.4, height: float = 3.0) -> Iterator[tuple[Chart, Axes]]:
     """One panel in the book's style; panels stand beside each other where there is room (inches)."""
     with sns.axes_style("ticks"), mpl.rc_context(_RC):
-        figure = Figure(figsize=(width, height))
+        figure = Chart(figsize=(width, height))
         axes = figure.add_subplot()
         axes.grid(visible=True, axis="y")
         yield figure, axes
@@ -189,7 +201,8 @@ def show(
     if share_y:
         same_y(panels)
     looks = styles("", legend)
-    return Html(captioned(beside(panels, alt) + (legend_of(looks) if looks else ""), caption))
+    body = beside(panels, alt) + (legend_of(looks) if looks else "")
+    return Html(captioned(body, caption, numbers=numbers_of(panels)))
 
 
 def same_y(panels: Sequence[Figure]) -> None:
@@ -207,9 +220,45 @@ def beside(panels: Sequence[Figure], alt: str) -> str:
     return f'<div class="nc-panels" role="img" aria-label="{html.escape(alt)}">{drawn}</div>'
 
 
-def captioned(body: str, caption: str, attributes: str = "") -> str:
-    """Markup as a figure of the book, with its caption."""
-    return f'<figure class="nc-figure"{attributes}>{body}<figcaption>{html.escape(caption)}</figcaption></figure>'
+def captioned(body: str, caption: str, attributes: str = "", numbers: pd.DataFrame | None = None) -> str:
+    """Markup as a figure of the book, with its caption, and with its numbers to download."""
+    text = html.escape(caption)
+    if numbers is not None and len(numbers):
+        text += f' <span class="nc-csv">{csv_link("figure", numbers, "The numbers as CSV")}.</span>'
+    return f'<figure class="nc-figure"{attributes}>{body}<figcaption>{text}</figcaption></figure>'
+
+
+def csv_link(name: str, table: pd.DataFrame, text: str) -> str:
+    """A link that downloads a table as CSV, which is in the page itself, with five significant digits."""
+    data = base64.b64encode(table.to_csv(index=False, float_format="%.5g").encode()).decode()
+    return f'<a download="{name}.csv" href="data:text/csv;base64,{data}">{text}</a>'
+
+
+def numbers_of(panels: Sequence[Figure]) -> pd.DataFrame:
+    """What these panels show, one below the other, with the ``panel`` that a row is of where there are several."""
+    tables = []
+    for number, figure in enumerate(panels, start=1):
+        known = figure.numbers if isinstance(figure, Chart) else None
+        table = _read_off(figure) if known is None else known
+        axes = figure.axes[0] if figure.axes else None
+        title = (axes.get_title() or axes.get_ylabel()) if axes else ""
+        tables.append(table.assign(panel=title or str(number)) if len(panels) > 1 else table)
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+
+
+def _read_off(figure: Figure) -> pd.DataFrame:
+    """The points of the lines of a panel and the heights of its bars, by their labels."""
+    tables = []
+    for axes in figure.axes:
+        for number, line in enumerate(axes.lines, start=1):
+            name = str(line.get_label())
+            label = str(number) if name.startswith("_") else name
+            tables.append(pd.DataFrame({"series": label, "x": line.get_xdata(), "y": line.get_ydata()}))
+        for bars in axes.containers:
+            if isinstance(bars, BarContainer):
+                at = [[bar.get_x() + bar.get_width() / 2, bar.get_height()] for bar in bars]
+                tables.append(pd.DataFrame(at, columns=["x", "y"]).assign(series=str(bars.get_label())))
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
 
 def tabulate(rows: Iterable[Mapping[str, object]]) -> Html:

@@ -4,9 +4,10 @@ import re
 from pathlib import Path
 
 import nbformat
+import pandas as pd
 import pytest
 
-from normcore.lab.compare import page
+from normcore.lab.compare import download, page
 
 from ...helpers import MINE
 from ..test_cli import call
@@ -16,7 +17,7 @@ from ..test_cli import call
 def executed(tmp_path: Path) -> Path:
     from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-    table = '<p><a download="scores.csv" href="data:text/csv;base64,YSxiCjEsMgo=">scores.csv</a></p>'
+    table = download(scores=pd.DataFrame({"a": [1], "b": [2]}))
     outputs = [
         new_output("display_data", {"text/html": table}),
         new_output("stream", text="<careful>"),

@@ -1,7 +1,11 @@
 """One look for the whole book."""
 
+import base64
+import io
+import re
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from normcore.factory import NORMS
@@ -108,3 +112,31 @@ def test_panels_share_their_axis_unless_told_not_to() -> None:
     limits = [[f.axes[0].get_ylim() for f in panels] for panels in (together, apart, untouched)]
     assert limits[0][0] == limits[0][1] == limits[2][1]
     assert limits[1] == limits[2]
+
+
+# --- the numbers of a figure -----------------------------------------------------------------------------
+
+
+def test_a_figure_has_its_numbers_to_download() -> None:
+    known = pd.DataFrame({"norm": ["bn", "ln"], "mean": [0.123456, 1.0]})
+    with look.panel() as (first, axes):
+        first.numbers = known
+        axes.set_title("first")
+    with look.panel() as (second, axes):  # drawn without more ado, as pages on a normalizer do
+        axes.plot([1, 2], [3.0, 4.0], label="a line")
+        axes.bar([5], [6.0], label="a bar")
+        axes.set_ylabel("second")
+    shown = look.show([first, second], alt="Two.", caption="Both.")
+    (data,) = re.findall(r'download="figure.csv" href="data:text/csv;base64,([^"]+)"', shown)
+    table = pd.read_csv(io.BytesIO(base64.b64decode(data)))
+    assert table["panel"].tolist() == ["first", "first", "second", "second", "second"]
+    assert table["mean"].dropna().tolist() == [0.12346, 1.0]
+    assert table.loc[2:, ["series", "x", "y"]].to_numpy().tolist() == [
+        ["a line", 1.0, 3.0], ["a line", 2.0, 4.0], ["a bar", 5.0, 6.0],
+    ]  # fmt: skip
+
+
+def test_a_picture_without_numbers_offers_none() -> None:
+    with look.panel() as (figure, _):
+        pass
+    assert "csv" not in look.show(figure, alt="Nothing.", caption="Empty.")
