@@ -137,14 +137,15 @@ class Battery:
 
     @classmethod
     def of(cls, parameters: Mapping[str, Any]) -> "Battery":
-        """The battery of these parameters of the notebook: its new normalizers, then the known ones."""
+        """The battery of these parameters of the notebook: the known normalizers, which everything is compared with, then
+        the new ones."""
         options = {pinned([name])[0]: given for name, given in parameters["options"].items()}
         named = ("steps", "search_steps", "rates", "trained", "batch_sizes", "one_class", "outliers", "text_steps",
                  "text_search_steps", "text_rates", "seeds")  # fmt: skip
         images = {name: parameters[name] for name in ("dataset", "image_size", "batch_size", "validation")}
         text = {"dataset": parameters["text"], **{n: parameters[f"text_{n}"] for n in ("batch_size", "length")}}
         return cls(
-            pinned([*parameters["norms"], *parameters["against"]]), options=options,
+            pinned([*parameters["against"], *parameters["norms"]]), options=options,
             images={"model": "lenet5", **images}, text=text, **{name: parameters[name] for name in named},
         )  # fmt: skip
 
