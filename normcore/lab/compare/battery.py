@@ -137,8 +137,8 @@ class Battery:
 
     @classmethod
     def of(cls, parameters: Mapping[str, Any]) -> "Battery":
-        """The battery of these parameters of the notebook: the known normalizers, which everything is compared with, then
-        the new ones."""
+        """The battery of these parameters of the notebook: the known normalizers, with which all are compared, then the
+        new ones."""
         options = {pinned([name])[0]: given for name, given in parameters["options"].items()}
         named = ("steps", "search_steps", "rates", "trained", "batch_sizes", "one_class", "outliers", "text_steps",
                  "text_search_steps", "text_rates", "seeds")  # fmt: skip
