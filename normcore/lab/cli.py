@@ -300,6 +300,39 @@ def publish(
 
 
 @app.command()
+def verify(
+    names: Annotated[list[str] | None, typer.Argument(metavar="NAME...", help="Experiments; without, all.")] = None,
+    runs: Annotated[int, typer.Option(min=1, help="Of each experiment, the cheapest, each of another setting.")] = 3,
+    as_json: AsJson = False,
+) -> None:
+    """Make published runs again and say whether they come out to the bit, within what a seed changes, or not, and how
+    what they were made with differs. Ends with 1 where one differs."""
+    from .figures.look import label
+    from .runs.experiments import experiments, find
+    from .verify import OTHER, cheapest
+    from .verify import verify as made_again
+
+    rows = []
+    for name in names or [n for n, e in experiments().items() if e.published_runs()[1]]:
+        for run, seeds in zip(*cheapest(find(name), runs), strict=True):
+            found = made_again(run, seeds)
+            rows.append({
+                "experiment": name, "key": run.key, "norm": label(run.config.norm), "lr": run.config.lr,
+                "seed": run.config.seed, "outcome": found.outcome, "instructions": found.instructions,
+                "change": f"{found.change:.2g}", "why": found.why,
+                "seconds": round(found.again.provenance["seconds"], 1),
+            })  # fmt: skip
+            if not as_json:
+                console.print(f"{name}, {run.key}: {found.outcome}")
+    if as_json:
+        print(json.dumps(rows, indent=1))
+    else:
+        _show(rows)
+    if any(row["outcome"] == OTHER for row in rows):
+        raise typer.Exit(1)
+
+
+@app.command()
 def claims(
     as_json: AsJson = False,
     planned: Annotated[bool, typer.Option("--plan", help="The runs that would decide the undecided.")] = False,

@@ -138,6 +138,11 @@ def _bare(source: str) -> str:
     return "\n".join(line.rstrip() for line in lines if line.strip())
 
 
+def instructions() -> str:
+    """The instruction set that torch computes with on this processor: ``AVX512``, ``AVX2``, ``DEFAULT`` ..."""
+    return str(torch.backends.cpu.get_cpu_capability())
+
+
 def versions() -> dict[str, str]:
     """Python's and the packages' that a result can depend on."""
     return {"python": platform.python_version(), "torch": torch.__version__, "numpy": version("numpy"),
@@ -145,11 +150,12 @@ def versions() -> dict[str, str]:
 
 
 def provenance(device: torch.device, probed: bool = False) -> dict[str, Any]:
-    """Versions, device, threads, operating system, commit and code; ``probed`` for a run with probes."""
+    """Versions, device, threads, instructions, operating system, commit and code; ``probed`` for a run with probes."""
     return {
         "device": device.type,
         "device_name": device_name(device),
         "threads": torch.get_num_threads(),
+        "instructions": instructions(),
         "cores": os.cpu_count(),
         "system": f"{platform.system()} {platform.machine()}",
         "versions": versions(),
