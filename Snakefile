@@ -157,6 +157,7 @@ rule pages:
         "book/_generated/catdog_overview.md",
         "book/_generated/newcomers.md",
         "book/_generated/newcomers_standing.md",
+        "book/_generated/verdicts.json",
         "book/_generated/promises.md",
         "book/_generated/statistics.md",
     shell:

@@ -4,6 +4,7 @@ Written to ``book/_generated`` when the book is built, from the results, ``book/
 notebooks in ``book/runs``; the pages of the book include them.
 """
 
+import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -37,14 +38,15 @@ _BADGES = dict(zip(VERDICTS, _COLORS, strict=True))
 
 def generate() -> list[Path]:
     """Write all generated parts; returns their paths."""
-    judged = judge_all()
+    judged, of_newcomers = judge_all(), judge_all("newcomers")
     folder = paths.root() / "book" / "_generated"
     parts = {
         "summary.md": summary(judged), "claims.md": ledger(judged), "status.md": status(), "speed.md": speed(),
         "statistics.md": report(),
         **{f"{chapter}.md": study(judged, chapter) for chapter in CHAPTERS}, "catdog_overview.md": catdog_overview(),
-        "newcomers.md": newcomers(judge_all("newcomers")), "newcomers_standing.md": newcomers_standing(),
+        "newcomers.md": newcomers(of_newcomers), "newcomers_standing.md": newcomers_standing(),
     }  # fmt: skip
+    parts["verdicts.json"] = verdicts([*judged, *of_newcomers])
     for name, text in parts.items():
         with_end = text.rstrip() + "\n"
         write_text(folder / name, with_end)
@@ -137,6 +139,18 @@ def _normalizer_links(names: Iterable[str]) -> str:
     contents = (paths.root() / "book" / "_toc.yml").read_text(encoding="utf-8").split()
     there = [name for name in names if f"normalizers/{name}" in contents]
     return ", ".join(f"[{look.label(name)}](normalizers/{name}.ipynb)" for name in there)
+
+
+def verdicts(judged: Iterable[Judged]) -> str:
+    """The verdict of each statement, how its badge looks, and what was measured, as JSON for
+    :mod:`normcore.lab.book.badges`."""
+    found = {}
+    for one in judged:
+        color, line = _BADGES[one.verdict].removesuffix("-line"), _BADGES[one.verdict].endswith("-line")
+        classes = [f"sd-outline-{color}", f"sd-text-{color}"] if line else [f"sd-bg-{color}", f"sd-bg-text-{color}"]
+        measured = "; ".join(f"{part.says}: {part.found}" for part in one.leaves) or one.statement
+        found[one.id] = {"verdict": one.verdict, "classes": classes, "measured": measured}
+    return json.dumps(found, indent=1)
 
 
 # --- the status page -------------------------------------------------------------------------------------
