@@ -145,6 +145,7 @@ rule pages:
         expand("book/runs/{name}.ipynb", name=NOTEBOOKS),
         "book/claims.yml",
         "book/newcomers.yml",
+        "book/guide.yml",
         "book/_toc.yml",
         BENCHMARKS,
         LAB,
@@ -158,6 +159,7 @@ rule pages:
         "book/_generated/newcomers.md",
         "book/_generated/newcomers_standing.md",
         "book/_generated/verdicts.json",
+        "book/_generated/guide.md",
         "book/_generated/promises.md",
         "book/_generated/statistics.md",
     shell:

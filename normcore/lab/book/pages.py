@@ -27,6 +27,7 @@ from ..verdicts.claims import KINDS, NOT_MEASURED, VERDICTS, Judged, judge_all, 
 from ..verdicts.predicates import TOLERANCE, Part
 from ..verdicts.simulation import report
 from ..verdicts.tables import curves, table
+from .guide import guide
 from .markdown import badge
 from .markdown import raw as _raw
 from .markdown import table as _table
@@ -38,13 +39,14 @@ _BADGES = dict(zip(VERDICTS, _COLORS, strict=True))
 
 def generate() -> list[Path]:
     """Write all generated parts; returns their paths."""
-    judged, of_newcomers = judge_all(), judge_all("newcomers")
+    judged, of_newcomers, compared = judge_all(), judge_all("newcomers"), compare.Comparison.shown()
     folder = paths.root() / "book" / "_generated"
     parts = {
         "summary.md": summary(judged), "claims.md": ledger(judged), "status.md": status(), "speed.md": speed(),
         "statistics.md": report(),
         **{f"{chapter}.md": study(judged, chapter) for chapter in CHAPTERS}, "catdog_overview.md": catdog_overview(),
-        "newcomers.md": newcomers(of_newcomers), "newcomers_standing.md": newcomers_standing(),
+        "newcomers.md": newcomers(of_newcomers), "newcomers_standing.md": newcomers_standing(compared),
+        "guide.md": guide(compared),
     }  # fmt: skip
     parts["verdicts.json"] = verdicts([*judged, *of_newcomers])
     for name, text in parts.items():
@@ -265,22 +267,16 @@ def newcomers(judged: Sequence[Judged]) -> str:
     return "\n\n".join(blocks)
 
 
-def newcomers_standing() -> str:
+def newcomers_standing(found: compare.Comparison) -> str:
     """Where each newcomer stands in each workload of the comparison, in sentences, from the published runs."""
-    experiment = find("compare")
-    profile, runs = experiment.published_runs()
-    battery = compare.Battery.of(experiment.profile(profile))
-    search = Store(experiment.name).runs(profile, "search")
-    if len(search) < len(battery.search()):
+    if found.scores.empty:
         return "Nothing is measured yet."
-    battery.comparison(search)
-    scores = battery.scores([*search, *runs])
-    blocks = [f"Profile `{profile}`, {measured_on(runs)}."]
-    parameters = experiment.profile(profile)
-    rivals = compare.pinned(parameters["against"])
-    for norm in compare.pinned(parameters["norms"]):
-        table_ = compare.standings(scores, battery, [norm], rivals)
-        said = compare.sentences(table_, scores, battery.workloads, norm, battery.cannot(norm))
+    battery = found.battery
+    rivals = [norm for norm in battery.norms if norm in NORMS]
+    blocks = [f"Profile `{found.profile}`, {measured_on(found.runs)}."]
+    for norm in (norm for norm in battery.norms if norm not in NORMS):
+        beside = compare.standings(found.scores, battery, [norm], rivals)
+        said = compare.sentences(beside, found.scores, battery.workloads, norm, battery.cannot(norm))
         blocks.append("\n".join([f"**{look.label(norm)}**\n", *(f"- {sentence}" for sentence in said)]))
     return "\n\n".join(blocks)
 

@@ -2,7 +2,7 @@
 
 # ruff: noqa: F401
 
-from .battery import Battery, pinned
+from .battery import Battery, Comparison, pinned
 from .cost import layer_costs
 from .report import checks, depends, download, draw_profile, draw_standings, lenet_costs, standings, words
 from .standing import profile, sentences

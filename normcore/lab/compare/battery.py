@@ -11,7 +11,8 @@ from ... import own
 from ...factory import NORMS
 from ..config import RunConfig, grid
 from ..errors import UsageError, unknown
-from ..runs.store import Run
+from ..runs.experiments import find
+from ..runs.store import Run, Store
 from ..runs.training import check
 from ..runs.variants import renorm_schedule
 from ..stats import best
@@ -256,6 +257,35 @@ class Battery:
             {"workload": SEARCH, "norm": norm, "seed": row["seed"], "value": row["decades"], "status": "finished"}
             for row in stretches.to_dict("records")
         ]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What a profile of the comparison has so far.
+
+    Attributes:
+        profile: its name.
+        battery: with the runs that it consists of.
+        runs: those of the comparison that are there.
+        scores: see :meth:`Battery.scores`.
+    """
+
+    profile: str
+    battery: Battery
+    runs: Sequence[Run]
+    scores: pd.DataFrame
+
+    @classmethod
+    def shown(cls) -> "Comparison":
+        """Of the profile that the book shows; without scores where its search is not complete."""
+        experiment = find("compare")
+        profile, runs = experiment.published_runs()
+        battery, search = Battery.of(experiment.profile(profile)), Store(experiment.name).runs(profile, "search")
+        if len(search) < len(battery.search()):
+            search = runs = []
+        else:
+            battery.comparison(search)
+        return cls(profile, battery, runs, battery.scores([*search, *runs]))
 
 
 def _points(steps: int) -> dict[str, int]:

@@ -20,6 +20,9 @@ BETTER, WORSE, LEVEL, OPEN, RANGE = (
 )
 
 
+CANNOT = "it cannot stand there"
+
+
 def standing(scores: pd.DataFrame, workloads: Iterable[Workload], norm: str, rivals: Sequence[str]) -> pd.DataFrame:
     """One row a workload and a rival: ``difference``, the mean over seeds of the normalizer's value minus the rival's,
     with ``low`` and ``high``, the seeds ``n``, and a ``verdict`` on it.
@@ -70,14 +73,14 @@ def sentences(
         rows = table[(table["workload"] == workload.name) & (table["norm"] == norm)]
         own = scores[(scores["workload"] == workload.name) & (scores["norm"] == norm)]
         if own.empty:
-            said.append(f"{workload.title}: {'it cannot stand there' if workload.name in cannot else 'not run yet'}.")
+            said.append(f"{workload.title}: {CANNOT if workload.name in cannot else 'not run yet'}.")
             continue
         diverged = int(own["value"].isna().sum())
         words = [f"diverged with {diverged} of {len(own)} seeds"] if diverged else []
         for verdict in (BETTER, WORSE, LEVEL, OPEN, RANGE):
             beside = [_beside(row, verdict) for row in rows[rows["verdict"] == verdict].to_dict("records")]
             if beside:
-                words.append(f"{verdict} {_listed(beside)}")
+                words.append(f"{verdict} {listed(beside)}")
         said.append(f"{workload.title}: {'; '.join(words) or 'nothing to compare'}.")
     return said
 
@@ -97,8 +100,28 @@ def _ends(row: dict[Any, Any]) -> str:
     return f"{low:.3g}, {high:.3g}"
 
 
-def _listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """``a, b and c``."""
     return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+
+
+def mean_values(scores: pd.DataFrame, workload: Workload) -> "pd.Series[float]":
+    """The mean over seeds of each normalizer that has a value in a workload, the best first."""
+    own = scores[scores["workload"] == workload.name].dropna(subset=["value"])
+    return own.groupby("norm", sort=False)["value"].mean().sort_values(ascending=workload.lower, kind="stable")
+
+
+def groups(scores: pd.DataFrame, workload: Workload, norms: Collection[str]) -> list[list[str]]:
+    """The normalizers of a workload in groups that can be told apart, the best first: with the best of each group are
+    all that it is not :data:`BETTER` than."""
+    left = [str(norm) for norm in mean_values(scores, workload).index if norm in norms]
+    found = []
+    while left:
+        beside = standing(scores, [workload], left[0], left[1:])
+        behind = set(beside.loc[beside["verdict"] == BETTER, "rival"])
+        found.append([norm for norm in left if norm not in behind])
+        left = [norm for norm in left if norm in behind]
+    return found
 
 
 def profile(scores: pd.DataFrame, workloads: Iterable[Workload]) -> pd.DataFrame:
