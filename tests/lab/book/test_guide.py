@@ -16,14 +16,9 @@ WIGGLE = np.array([0.001, -0.001, 0.002, -0.002, 0.0])
 
 def scores(workload: Workload, **means: float) -> pd.DataFrame:
     """Five seeds of each normalizer around its mean."""
+    columns = ["workload", "norm", "seed", "value", "status"]
     rows = [
-        {
-            "workload": workload.name,
-            "norm": norm,
-            "seed": seed,
-            "value": mean + (-1) ** i * wiggle,
-            "status": "finished",
-        }
+        [workload.name, norm, seed, mean + (-1) ** i * wiggle, "finished"]
         for i, (norm, mean) in enumerate(means.items())
         for seed, wiggle in enumerate(WIGGLE)
     ]
