@@ -12,6 +12,7 @@ import threading
 import time
 from pathlib import Path
 
+import yaml
 from filelock import FileLock, Timeout
 
 PROFILE = config.get("profile", "published")
@@ -22,6 +23,8 @@ NOTEBOOKS = sorted(p.stem for p in Path("notebooks").glob("*.ipynb"))  # found, 
 NORMALIZERS = sorted(p.stem for p in Path("notebooks/normalizers").glob("*.ipynb"))
 LAB = [str(p) for p in sorted(Path("normcore").rglob("*.py"))]
 BENCHMARKS = sorted(map(str, Path("data/benchmarks").glob("*.json")))
+with open("book/claims.yml", encoding="utf-8") as ledger:
+    STATEMENTS = [claim["id"].lower() for claim in yaml.safe_load(ledger)["claims"]]
 MATHJAX = "book/_assets/mathjax/tex-chtml.js"
 
 
@@ -160,6 +163,7 @@ rule pages:
         "book/_generated/newcomers_standing.md",
         "book/_generated/verdicts.json",
         "book/_generated/guide.md",
+        expand("book/statements/{id}.md", id=STATEMENTS),
         "book/_generated/promises.md",
         "book/_generated/statistics.md",
     shell:

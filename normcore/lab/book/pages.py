@@ -5,7 +5,6 @@ notebooks in ``book/runs``; the pages of the book include them.
 """
 
 import json
-import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -23,18 +22,15 @@ from ..files import read_yaml, write_text
 from ..runs.experiments import Experiment, experiments, find
 from ..runs.store import Run, Store, measured_on
 from ..stats import mean_interval, spread
-from ..verdicts.claims import KINDS, NOT_MEASURED, VERDICTS, Judged, judge_all, quoted, read, table_of
-from ..verdicts.predicates import TOLERANCE, Part
+from ..verdicts.claims import NOT_MEASURED, VERDICTS, Judged, judge_all, read
 from ..verdicts.simulation import report
 from ..verdicts.tables import curves, table
+from . import statements
 from .guide import guide
-from .markdown import badge
 from .markdown import raw as _raw
 from .markdown import table as _table
 from .speed import speed
-
-_COLORS = ("success", "danger", "info", "warning", "primary-line", "muted", "muted-line")
-_BADGES = dict(zip(VERDICTS, _COLORS, strict=True))
+from .statements import badge, badge_classes, body, ledger
 
 
 def generate() -> list[Path]:
@@ -42,8 +38,8 @@ def generate() -> list[Path]:
     judged, of_newcomers, compared = judge_all(), judge_all("newcomers"), compare.Comparison.shown()
     folder = paths.root() / "book" / "_generated"
     parts = {
-        "summary.md": summary(judged), "claims.md": ledger(judged), "status.md": status(), "speed.md": speed(),
-        "statistics.md": report(),
+        "summary.md": summary(judged), "claims.md": ledger(judged, read()["sources"]),
+        "status.md": status(), "speed.md": speed(), "statistics.md": report(),
         **{f"{chapter}.md": study(judged, chapter) for chapter in CHAPTERS}, "catdog_overview.md": catdog_overview(),
         "newcomers.md": newcomers(of_newcomers), "newcomers_standing.md": newcomers_standing(compared),
         "guide.md": guide(compared),
@@ -53,14 +49,21 @@ def generate() -> list[Path]:
         with_end = text.rstrip() + "\n"
         write_text(folder / name, with_end)
         (folder / name).touch()  # the pipeline tells by the time that this was done
+    _write_statements(judged)
     picture = overview_svg()
     if picture:
         write_text(paths.root() / "book" / "_assets" / "overview.svg", picture)
     return [folder / name for name in parts]
 
 
-def _badge(verdict: str) -> str:
-    return badge(_BADGES[verdict], verdict)
+def _write_statements(judged: Iterable[Judged]) -> None:
+    """A page for each statement."""
+    folder = paths.root() / "book" / "statements"
+    sources, pages = read()["sources"], {name: e.page for name, e in experiments().items()}
+    for one in judged:
+        path = folder / f"{one.id.lower()}.md"
+        write_text(path, statements.page(one, sources[one.source], pages))
+        path.touch()
 
 
 def _said(counts: Counter[str]) -> str:
@@ -79,68 +82,7 @@ def _when(moment: str) -> str:
     return moment[:16].replace("T", " ") + " UTC"
 
 
-# --- the ledger ------------------------------------------------------------------------------------------
-
-_DEFINITIONS = (
-    "A definition is judged on the layers themselves, which run on small, fixed inputs in double precision each time "
-    "the book is built. Nothing is trained and nothing changes from run to run, so its numbers have no interval; those "
-    f"that must be equal may differ by rounding, {TOLERANCE:g}."
-)
-
-
-def ledger(judged: Sequence[Judged]) -> str:
-    """Counts by document and verdict, how definitions are judged, then every statement."""
-    sources = read()["sources"]
-    counts = {source: Counter(j.verdict for j in judged if j.source == source) for source in sources}
-    total = Counter(j.verdict for j in judged)
-    rows = [[_badge(v), *(c[v] or "" for c in counts.values()), total[v]] for v in VERDICTS]
-    rows.append(["**statements**", *(c.total() for c in counts.values()), f"**{total.total()}**"])
-    blocks = [_table(["verdict", *(f"[{s}](#{s.lower()})" for s in sources), "all"], rows, "lrrrrrr"), _DEFINITIONS]
-    pages = {name: e.page for name, e in experiments().items()}
-    for source, about in sources.items():
-        blocks += [
-            f"({source.lower()})=\n## {source}: {about['title']}",
-            f"A {about['kind']} {{cite}}`{about['cite']}`. {about['note']}",
-        ]
-        blocks += [_claim(j, pages) for j in judged if j.source == source]
-    return "\n\n".join(blocks)
-
-
-def _claim(judged: Judged, pages: dict[str, str]) -> str:
-    lines = [f"**{judged.id}** {_badge(judged.verdict)} *{KINDS[judged.kind]}*", judged.statement]
-    if judged.quote:
-        lines.append(f'<span class="nc-quote">{quoted(judged.quote)}</span>')
-    if judged.parts:
-        lines.append(_parts(judged.parts, "what must hold"))
-    if judged.also:
-        lines.append(_parts(judged.also, "also measured, outside of the verdict"))
-    if not math.isnan(judged.q):
-        lines.append(f"Adjusted p of the statement {judged.p:.2g}, over all statements tested {judged.q:.2g}.")
-    tail = [judged.note.strip(), f"{judged.reason[0].upper()}{judged.reason[1:]}." if judged.reason else ""]
-    if judged.experiment:
-        shown = f", profile {judged.profile}" if judged.profile else ""
-        tail.append(f"Experiment: [{judged.experiment}]({pages[judged.experiment]}.ipynb){shown}.")
-    if judged.benchmark:
-        tail.append(f"Measured by `normcore bench {judged.benchmark}`, see [speed](speed.md).")
-    if judged.definition:
-        tail.append(f"Measured on the layers by `{judged.definition}` of `normcore/lab/verdicts/definitions.py`.")
-    if links := _normalizer_links(judged.normalizers):
-        tail.append(f"More on {links}.")
-    text = " ".join(t for t in tail if t)
-    body = "\n\n".join([*lines, text] if text else lines)
-    return f"({judged.id.lower()})=\n::::{{div}} nc-claim\n{body}\n::::"
-
-
-def _parts(parts: Sequence[Part], title: str) -> str:
-    titles, rows = table_of(parts, title)
-    return _table(titles, rows, "llrrl" if len(titles) == 5 else "")
-
-
-def _normalizer_links(names: Iterable[str]) -> str:
-    """To the pages of the normalizers, where the table of contents has them."""
-    contents = (paths.root() / "book" / "_toc.yml").read_text(encoding="utf-8").split()
-    there = [name for name in names if f"normalizers/{name}" in contents]
-    return ", ".join(f"[{look.label(name)}](normalizers/{name}.ipynb)" for name in there)
+# --- verdicts for badges ----------------------------------------------------------------------------------
 
 
 def verdicts(judged: Iterable[Judged]) -> str:
@@ -148,10 +90,8 @@ def verdicts(judged: Iterable[Judged]) -> str:
     :mod:`normcore.lab.book.badges`."""
     found = {}
     for one in judged:
-        color, line = _BADGES[one.verdict].removesuffix("-line"), _BADGES[one.verdict].endswith("-line")
-        classes = [f"sd-outline-{color}", f"sd-text-{color}"] if line else [f"sd-bg-{color}", f"sd-bg-text-{color}"]
         measured = "; ".join(f"{part.says}: {part.found}" for part in one.leaves) or one.statement
-        found[one.id] = {"verdict": one.verdict, "classes": classes, "measured": measured}
+        found[one.id] = {"verdict": one.verdict, "classes": badge_classes(one.verdict), "measured": measured}
     return json.dumps(found, indent=1)
 
 
@@ -224,7 +164,7 @@ def study(judged: Sequence[Judged], chapter: str) -> str:
         [
             f"[{j.id}](#{j.id.lower()})",
             j.statement,
-            _badge(j.verdict),
+            badge(j.verdict),
             f"`{j.profile}`" if j.profile and j.parts else "",
         ]
         for j in (*own, *others)
@@ -258,12 +198,12 @@ def catdog_overview() -> str:
 def newcomers(judged: Sequence[Judged]) -> str:
     """What the papers of the newcomers say and how it came off: an overview, then every statement."""
     pages = {name: e.page for name, e in experiments().items()}
-    rows = [[f"[{j.id}](#{j.id.lower()})", j.statement, _badge(j.verdict)] for j in judged]
+    rows = [[f"[{j.id}](#{j.id.lower()})", j.statement, badge(j.verdict)] for j in judged]
     blocks = [f"Of {len(judged)} statements: {_said(Counter(j.verdict for j in judged))}."]
     blocks.append(_table(["", "statement", "verdict"], rows))
     for source, about in read("newcomers")["sources"].items():
         blocks.append(f"### {about['title']} {{cite}}`{about['cite']}`\n\n{about['note'].strip()}")
-        blocks += [_claim(j, pages) for j in judged if j.source == source]
+        blocks += [f"({j.id.lower()})=\n{body(j, pages)}" for j in judged if j.source == source]
     return "\n\n".join(blocks)
 
 
@@ -301,7 +241,7 @@ def summary(judged: Sequence[Judged]) -> str:
     measured = [j for j in judged if j.verdict != NOT_MEASURED and j.parts]
     trained = [j for j in measured if j.kind != "def"]
     if trained:
-        rows = [[f"[{j.id}](#{j.id.lower()})", j.statement, _badge(j.verdict)] for j in trained]
+        rows = [[f"[{j.id}](#{j.id.lower()})", j.statement, badge(j.verdict)] for j in trained]
         blocks.append(_table(["", "statement", "verdict"], rows))
     defined = Counter(j.verdict for j in measured if j.kind == "def")
     if defined:

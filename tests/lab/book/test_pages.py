@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from normcore.lab import catdog, paths
-from normcore.lab.book import pages
+from normcore.lab.book import pages, statements
 from normcore.lab.runs.experiments import experiments
 from normcore.lab.runs.store import Store
 from normcore.lab.stats import Interval
@@ -19,11 +19,11 @@ from ..helpers import made_up, run_of
 
 def test_the_ledger_shows_every_statement_with_its_verdict() -> None:
     judged = claims.judge_all()
-    text = pages.ledger(judged)
+    text = statements.ledger(judged, claims.read()["sources"])
     for claim in judged:
-        block = text[text.index(f"({claim.id.lower()})=") :].split("::::\n")[0]
-        assert f"`{claim.verdict}`" in block
-        assert claim.statement.strip() in block
+        (line,) = [line for line in text.splitlines() if line.startswith(f"| [{claim.id}](#{claim.id.lower()}) |")]
+        assert f"`{claim.verdict}`" in line
+        assert claim.statement.strip() in line
     assert text.splitlines()[2 + len(claims.VERDICTS)] == "| **statements** | 26 | 16 | 14 | 12 | 8 | **76** |"
 
 

@@ -21,7 +21,7 @@ from normcore import (
     LocalResponseNorm,
     ReferenceBatchNorm,
 )
-from normcore.lab.book import pages
+from normcore.lab.book import statements
 from normcore.lab.errors import LabError, UsageError
 from normcore.lab.verdicts import claims, definitions
 from normcore.lab.verdicts.claims import IMPLEMENTED, NOT_TESTABLE
@@ -246,7 +246,7 @@ def test_a_wrong_entry_is_named() -> None:
         claims._judge(entry(definition="pairs_of_bm"), [], "")
     with pytest.raises(UsageError, match="unknown predicate of S9-01 'lower': known are equals, exceeds"):
         claims._judge(entry(parts=[{"predicate": "lower", "says": "x"}]), [], "")
-    with pytest.raises(LabError, match=r"claims\.yml, S9-01, equals: unknown measure 'pear': did you mean pairs"):
+    with pytest.raises(LabError, match=r"statement S9-01, equals: unknown measure 'pear': did you mean pairs"):
         claims._judge(entry(parts=[{"predicate": "equals", "says": "x", "measure": "pear"}]), [], "")
 
 
@@ -263,7 +263,7 @@ def test_a_definition_is_shown_without_an_interval() -> None:
 
 
 def test_the_ledger_shows_how_a_definition_was_measured() -> None:
-    text = pages._claim(claims.judge("S2-02"), {})
+    text = statements.body(claims.judge("S2-02"), {})
     assert "| what must hold | measured | verdict |" in text
     assert "| also measured, outside of the verdict | measured | verdict |" in text
     assert "`pairs_and_statistics` of `normcore/lab/verdicts/definitions.py`" in text
@@ -271,8 +271,8 @@ def test_the_ledger_shows_how_a_definition_was_measured() -> None:
 
 
 def test_the_ledger_links_to_the_pages_that_there_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pages.paths, "root", lambda: tmp_path)
+    monkeypatch.setattr(statements.paths, "root", lambda: tmp_path)
     (tmp_path / "book").mkdir()
     (tmp_path / "book" / "_toc.yml").write_text("chapters:\n- file: normalizers/gn\n")
-    assert pages._normalizer_links(["gn", "ln"]) == "[GN](normalizers/gn.ipynb)"
-    assert pages._normalizer_links(["ln"]) == ""
+    assert statements._normalizer_links(["gn", "ln"], "..") == "[GN](../normalizers/gn.ipynb)"
+    assert statements._normalizer_links(["ln"], ".") == ""

@@ -1,0 +1,157 @@
+"""The ledger of statements, a line each, and a page for every statement."""
+
+import math
+import textwrap
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from .. import paths
+from ..figures import look
+from ..runs.store import Run
+from ..verdicts.claims import KINDS, VERDICTS, Judged, quoted, table_of
+from ..verdicts.predicates import TOLERANCE, Part
+from . import markdown
+
+_COLORS = ("success", "danger", "info", "warning", "primary-line", "muted", "muted-line")
+_BADGES = dict(zip(VERDICTS, _COLORS, strict=True))
+
+_DEFINITIONS = (
+    "A definition is judged on the layers themselves, which run on small, fixed inputs in double precision each time "
+    "the book is built. Nothing is trained and nothing changes from run to run, so its numbers have no interval; those "
+    f"that must be equal may differ by rounding, {TOLERANCE:g}."
+)
+
+
+def badge(verdict: str) -> str:
+    """A verdict as a coloured label."""
+    return markdown.badge(_BADGES[verdict], verdict)
+
+
+def badge_classes(verdict: str) -> list[str]:
+    """The classes of such a label in HTML."""
+    color, line = _BADGES[verdict].removesuffix("-line"), _BADGES[verdict].endswith("-line")
+    return [f"sd-outline-{color}", f"sd-text-{color}"] if line else [f"sd-bg-{color}", f"sd-bg-text-{color}"]
+
+
+def ledger(judged: Sequence[Judged], sources: Mapping[str, Any]) -> str:
+    """Counts by document and verdict, how definitions are judged, then a line for every statement."""
+    counts = {source: Counter(j.verdict for j in judged if j.source == source) for source in sources}
+    total = Counter(j.verdict for j in judged)
+    rows = [[badge(v), *(c[v] or "" for c in counts.values()), total[v]] for v in VERDICTS]
+    rows.append(["**statements**", *(c.total() for c in counts.values()), f"**{total.total()}**"])
+    head = ["verdict", *(f"[{s}](#{s.lower()})" for s in sources), "all"]
+    blocks = [markdown.table(head, rows, "lrrrrrr"), _DEFINITIONS]
+    for source, about in sources.items():
+        lines = [[f"[{j.id}](#{j.id.lower()})", j.statement, badge(j.verdict)] for j in judged if j.source == source]
+        blocks += [
+            f"({source.lower()})=\n## {source}: {about['title']}",
+            f"A {about['kind']} {{cite}}`{about['cite']}`. {about['note']}",
+            markdown.table(["", "statement", "verdict"], lines),
+        ]
+    return "\n\n".join(blocks)
+
+
+def page(judged: Judged, about: Mapping[str, Any], pages: Mapping[str, str]) -> str:
+    """Everything on one statement.
+
+    Args:
+        about: its document.
+        pages: experiment -> page, as it is found from the page of a statement.
+    """
+    source = f"Of [{about['title']}](#{judged.source.lower()}) {{cite}}`{about['cite']}`."
+    blocks = [f"({judged.id.lower()})=\n# {judged.id}", source, body(judged, pages, "..")]
+    if drawn := _effects(judged):
+        blocks += ["## The effects", markdown.raw(drawn)]
+    if runs := {run.key: run for leaf in judged.leaves for run in leaf.runs}:
+        blocks += ["## The runs", f"The verdict rests on {_runs(judged, list(runs.values()))}"]
+    return "\n\n".join(blocks) + "\n"
+
+
+def body(judged: Judged, pages: Mapping[str, str], root: str = ".") -> str:
+    """A statement, its verdict and what it rests on, without a heading."""
+    lines = [f"**{judged.id}** {badge(judged.verdict)} *{KINDS[judged.kind]}*", judged.statement]
+    if judged.quote:
+        lines.append(f'<span class="nc-quote">{quoted(judged.quote)}</span>')
+    if judged.parts:
+        lines.append(_parts(judged.parts, "what must hold"))
+    if judged.also:
+        lines.append(_parts(judged.also, "also measured, outside of the verdict"))
+    if not math.isnan(judged.q):
+        lines.append(f"Adjusted p of the statement {judged.p:.2g}, over all statements tested {judged.q:.2g}.")
+    if text := " ".join(filter(None, _tail(judged, pages, root))):
+        lines.append(text)
+    return "::::{div} nc-claim\n" + "\n\n".join(lines) + "\n::::"
+
+
+def _tail(judged: Judged, pages: Mapping[str, str], root: str) -> list[str]:
+    tail = [judged.note.strip(), f"{judged.reason[0].upper()}{judged.reason[1:]}." if judged.reason else ""]
+    if judged.experiment:
+        shown = f", profile {judged.profile}" if judged.profile else ""
+        tail.append(f"Experiment: [{judged.experiment}]({root}/{pages[judged.experiment]}.ipynb){shown}.")
+    if judged.benchmark:
+        tail.append(f"Measured by `normcore bench {judged.benchmark}`, see [speed]({root}/speed.md).")
+    if judged.definition:
+        tail.append(f"Measured on the layers by `{judged.definition}` of `normcore/lab/verdicts/definitions.py`.")
+    if links := _normalizer_links(judged.normalizers, root):
+        tail.append(f"More on {links}.")
+    return tail
+
+
+def _parts(parts: Sequence[Part], title: str) -> str:
+    titles, rows = table_of(parts, title)
+    return markdown.table(titles, rows, "llrrl" if len(titles) == 5 else "")
+
+
+def _normalizer_links(names: Iterable[str], root: str) -> str:
+    """To the pages of the normalizers, where the table of contents has them."""
+    contents = (paths.root() / "book" / "_toc.yml").read_text(encoding="utf-8").split()
+    there = [name for name in names if f"normalizers/{name}" in contents]
+    return ", ".join(f"[{look.label(name)}]({root}/normalizers/{name}.ipynb)" for name in there)
+
+
+def _effects(judged: Judged) -> str:
+    """A panel for each part with an interval or a range: the effect, and zero."""
+    leaves = [leaf for leaf in judged.leaves if not math.isnan(leaf.effect.low)]
+    if not leaves:
+        return ""
+    return look.show(
+        [_effect(leaf) for leaf in leaves], share_y=False,
+        alt=f"The effect of each part of {judged.id} with its interval, beside zero.",
+        caption="What was measured of each part, with its 95 % interval, or its range where there are fewer than five "
+        "seeds.",
+    )  # fmt: skip
+
+
+def _effect(leaf: Part) -> Figure:
+    mean, low, high = leaf.effect.mean, leaf.effect.low, leaf.effect.high
+    with look.panel(4.4, 1.5) as (figure, axes):
+        row = {"part": leaf.says, "mean": mean, "low": low, "high": high, "verdict": leaf.verdict}
+        figure.numbers = pd.DataFrame([row])
+        axes.axvline(0, color="#808080", linewidth=0.9)
+        axes.errorbar(mean, 0, xerr=[[max(0.0, mean - low)], [max(0.0, high - mean)]], color=look.style("bn").color,
+                      marker="o", markersize=6.5, markeredgewidth=0, elinewidth=1.6)  # fmt: skip
+        axes.set_yticks([])
+        axes.grid(visible=True, axis="x")
+        axes.set_title("\n".join(textwrap.wrap(leaf.says, 52)), fontsize=9)
+        axes.set_xlabel("\n".join(textwrap.wrap(leaf.measured, 60)), fontsize=8.5)
+    return figure
+
+
+def _runs(judged: Judged, runs: Sequence[Run]) -> str:
+    """How many, and a table of them to download."""
+    parts: dict[str, list[str]] = {}
+    for leaf in judged.leaves:
+        for run in leaf.runs:
+            parts.setdefault(run.key, []).append(leaf.says)
+    table = pd.DataFrame([
+        {"file": f"data/results/{judged.experiment}/{run.key}.json", "norm": look.label(run.config.norm),
+         "lr": run.config.lr, "batch_size": run.config.batch_size, "steps": run.config.steps, "seed": run.config.seed,
+         "status": run.status, "parts": "; ".join(dict.fromkeys(parts[run.key])), **run.final}
+        for run in runs
+    ])  # fmt: skip
+    link = look.csv_link(judged.id.lower(), table, "which they are, as CSV")
+    return f"{len(runs)} runs; {link}."

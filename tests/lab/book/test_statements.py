@@ -1,0 +1,55 @@
+"""A page for every statement."""
+
+import base64
+import io
+import re
+
+import pandas as pd
+
+from normcore.lab.book import statements
+from normcore.lab.stats import Interval
+from normcore.lab.verdicts.claims import Judged
+from normcore.lab.verdicts.predicates import REFUTED, SUPPORTED, Part, any_of
+
+from ..helpers import made_up
+
+ABOUT = {"title": "A document", "cite": "somebody2020"}
+RUNS = tuple(made_up("bn", seed, [1.0], [0.5]) for seed in range(5))
+
+
+def part(says: str, verdict: str = SUPPORTED, mean: float = -0.2) -> Part:
+    return Part(says, "loss", Interval(mean, mean - 0.1, mean + 0.1), 5, verdict, runs=RUNS)
+
+
+def judged(*parts: Part) -> Judged:
+    return Judged(
+        "S0-01", "ord", "It is so.", SUPPORTED, note="A note.", quote={"zh": "是", "en": "it is"},
+        experiment="catdog-lr", parts=parts,
+    )  # fmt: skip
+
+
+def test_it_has_the_verdict_the_effects_and_the_runs() -> None:
+    text = statements.page(judged(part("it is lower")), ABOUT, {"catdog-lr": "runs/catdog_lr"})
+    assert text.startswith("(s0-01)=\n# S0-01\n")
+    assert "[A document](#s0) {cite}`somebody2020`" in text
+    assert '<q lang="zh">是</q> (it is)' in text
+    assert "[catdog-lr](../runs/catdog_lr.ipynb)" in text
+    assert text.count("<svg") == 1
+    assert "The verdict rests on 5 runs" in text
+    (data,) = re.findall(r'download="s0-01.csv" href="data:text/csv;base64,([^"]+)"', text)
+    table = pd.read_csv(io.BytesIO(base64.b64decode(data)))
+    assert table["seed"].tolist() == list(range(5))
+    assert set(table["file"]) == {f"data/results/catdog-lr/{run.key}.json" for run in RUNS}
+    assert set(table["parts"]) == {"it is lower"}
+
+
+def test_the_parts_of_an_or_are_drawn_one_by_one() -> None:
+    either = any_of("one or the other", [part("it is lower"), part("it is higher", REFUTED, 0.3)])
+    text = statements.page(judged(either), ABOUT, {"catdog-lr": "runs/catdog_lr"})
+    assert text.count('<div class="nc-panel">') == 2
+
+
+def test_of_what_is_not_measured_nothing_is_drawn() -> None:
+    text = statements.page(Judged("S1-05", "ord", "It is so.", "not measured yet"), ABOUT, {})
+    assert "## " not in text
+    assert "not measured yet" in text
