@@ -202,7 +202,7 @@ def newcomers(judged: Sequence[Judged]) -> str:
     blocks = [f"Of {len(judged)} statements: {_said(Counter(j.verdict for j in judged))}."]
     blocks.append(_table(["", "statement", "verdict"], rows))
     for source, about in read("newcomers")["sources"].items():
-        blocks.append(f"### {about['title']} {{cite}}`{about['cite']}`\n\n{about['note'].strip()}")
+        blocks.append(f"### {about['title']}\n\n{about['note'].strip()} {{cite}}`{about['cite']}`")
         blocks += [f"({j.id.lower()})=\n{body(j, pages)}" for j in judged if j.source == source]
     return "\n\n".join(blocks)
 

@@ -52,6 +52,8 @@ LONG = "long"  # whose runs are also looked at after their first tenth
 TEXTS = {"transformer": "a small pre-norm transformer, which gives the layer single tokens",
          "lstm": "an LSTM, which gives the layer a batch at each step"}  # fmt: skip
 
+TITLES = {"transformer": "transformer", "lstm": "LSTM"}
+
 
 def pinned(names: Iterable[str]) -> list[str]:
     """Names of normalizers, those of one's own with the hash of their source."""
@@ -77,7 +79,7 @@ def workloads(batch_size: int, batch_sizes: Sequence[int], one_class: float, out
     for name, what in TEXTS.items():
         asks = f"How well does it predict the next character, in {what}?"
         unit = "loss (nats a character)"
-        studies.append(Workload(name, f"Text, {name}", asks, "test_loss", lower=True, least=0.02, unit=unit))
+        studies.append(Workload(name, f"Text, {TITLES[name]}", asks, "test_loss", lower=True, least=0.02, unit=unit))
     return studies
 
 
