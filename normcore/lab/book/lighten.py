@@ -1,0 +1,63 @@
+"""A Sphinx extension: what every page would load and hardly uses is taken out when the site is built.
+
+Of the theme's icons (1.5 MB of script) those that the pages show stay, by a small script of the same name; the index of
+the search is loaded by the page of the search alone; maps of minified scripts go.
+"""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+_CLASS = re.compile(r'<(?:i|span) class="[^"]*\bfa-[^"]*"')
+_SEARCH = re.compile(r'\s*<script src="[^"]*(?:searchtools|language_data|searchindex)\.js[^"]*"></script>')
+_SCRIPT = """/*! Icons of Font Awesome Free 6.5.2 by @fontawesome, https://fontawesome.com, CC BY 4.0
+(https://fontawesome.com/license/free), Copyright 2024 Fonticons, Inc. */
+(() => {
+  const icons = %s;
+  for (const place of document.querySelectorAll("i.fa-solid, i.fas, i.fa-regular, span.fa-solid")) {
+    const name = [...place.classList].map((c) => c.slice(3)).find((c) => icons[c]);
+    if (!name) continue;
+    const [width, height, path] = icons[name];
+    const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+    for (const { name: key, value } of place.attributes) svg.setAttribute(key, value);
+    svg.classList.add("svg-inline--fa");
+    svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
+    svg.setAttribute("aria-hidden", "true");
+    svg.innerHTML = `<path fill="currentColor" d="${path}"></path>`;
+    place.replaceWith(svg);
+  }
+})();
+"""
+
+
+def setup(app: Any) -> dict[str, Any]:
+    """Called by Sphinx."""
+    app.connect("build-finished", lambda app, error: None if error else lighten(Path(app.outdir)))
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
+
+
+def lighten(site: Path) -> None:
+    """Take it out of a built site; once more changes nothing."""
+    names: set[str] = set()
+    for page in site.rglob("*.html"):
+        text = page.read_text(encoding="utf-8")
+        names |= {name for found in _CLASS.findall(text) for name in re.findall(r"\bfa-([a-z0-9-]+)", found)}
+        lighter = text if page.name == "search.html" else _SEARCH.sub("", text)
+        if lighter != text:
+            page.write_text(lighter, encoding="utf-8")
+    script = site / "_static" / "scripts" / "fontawesome.js"
+    if script.is_file():
+        source = script.read_text(encoding="utf-8")
+        icons = {name: icon for name in sorted(names) if (icon := _icon(source, name))}
+        if icons:
+            script.write_text(_SCRIPT % json.dumps(icons, separators=(",", ":")), encoding="utf-8")
+    for path in (site / "_static").rglob("*.map"):
+        path.unlink()
+
+
+def _icon(source: str, name: str) -> tuple[int, int, str] | None:
+    """Width, height and path of an icon in the source of Font Awesome's script; None where it has none so called."""
+    quoted = re.escape(name)
+    found = re.search(rf'[{{,](?:"{quoted}"|{quoted}):\[(\d+),(\d+),\[[^\]]*\],"[0-9a-f]+","([^"]+)"\]', source)
+    return (int(found[1]), int(found[2]), found[3]) if found else None
