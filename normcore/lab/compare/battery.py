@@ -235,6 +235,12 @@ class Battery:
         on_images = {w.name for w in self.workloads if w.name not in TEXTS}
         return refused | (on_images if SEARCH in refused else set())
 
+    def complete(self, scores: pd.DataFrame) -> list[str]:
+        """The normalizers that have been run in every workload in which they can stand."""
+        run = scores.groupby("norm")["workload"].agg(set).to_dict()
+        names = {workload.name for workload in self.workloads}
+        return [norm for norm in self.norms if names <= run.get(norm, set()) | self.cannot(norm)]
+
     # --- what it gives -----------------------------------------------------------------------------------
 
     def scores(self, found: Iterable[Run]) -> pd.DataFrame:

@@ -61,6 +61,8 @@ def draw_standings(table: pd.DataFrame, battery: Battery, norms: Iterable[str], 
     parts = []
     for norm in norms:
         own, name = table[table["norm"] == norm], label(norm)
+        if own.empty:  # of a profile that is there in part
+            continue
         shown = [w for w in battery.workloads if (own["workload"] == w.name).any()]
         least = int(own["n"].min()) if len(own) else 0
         parts.append(show(

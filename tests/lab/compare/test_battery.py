@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from normcore.lab import paths
@@ -61,6 +62,21 @@ def test_the_scores_are_read_off_the_runs() -> None:
     assert values.pop(SEARCH) == pytest.approx(1.0)  # a decade, from 0.001 to 0.01
     assert values.pop("lstm") == values.pop("transformer") == pytest.approx(0.75)  # a loss
     assert all(value == pytest.approx(0.25) for value in values.values())
+
+
+def test_complete_is_what_has_been_run_wherever_it_can_stand() -> None:
+    study = battery(["bn", "ln"])
+    study.refused["transformer-rates", "ln"] = "it needs positions"
+    rows = [
+        {"workload": w.name, "norm": n}
+        for n in ("bn", "ln")
+        for w in study.workloads
+        if (w.name, n) != ("transformer", "ln")
+    ]
+    scores = pd.DataFrame(rows)
+    assert study.complete(scores) == ["bn", "ln"]
+    assert study.complete(scores[scores["workload"] != "outliers"]) == []
+    assert study.complete(scores.iloc[:0]) == []
 
 
 def test_what_diverged_has_no_value_and_what_always_does_no_rate() -> None:
