@@ -67,7 +67,7 @@ def _workload(
                 difference = f"{row['difference']:+.3g} [{row['low']:+.3g}, {row['high']:+.3g}]"
             rows.append([place, label(norm), f"{means[norm]:.4g}", difference])
     blocks = [
-        f"(guide-{workload.name})=\n### {workload.title}",
+        f"(guide-{workload.name})=\n## {workload.title}",
         f"{workload.asks} **{in_short(scores, workload, ranked)}**",
         markdown.table(["group", "normalizer", workload.unit, f"minus {label(REFERENCE)}"], rows, "rlrr"),
     ]
