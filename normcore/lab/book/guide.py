@@ -21,7 +21,8 @@ def guide(comparison: Comparison) -> str:
     scores = comparison.scores.dropna(subset=["value"])
     if scores.groupby(["workload", "norm"])["seed"].nunique().max() < MIN_SEEDS:
         return f"Nothing is measured yet with the {MIN_SEEDS} seeds that this takes."
-    ranked = {w.name: groups(scores, w, comparison.battery.norms) for w in comparison.battery.workloads}
+    complete = comparison.battery.complete(scores)
+    ranked = {w.name: groups(scores, w, complete) for w in comparison.battery.workloads}
     advice: Mapping[str, Sequence[str]] = read_yaml(paths.root() / "book" / "guide.yml")
     blocks = [_overview(comparison, ranked)]
     blocks += [_workload(comparison, scores, w, ranked[w.name], advice.get(w.name, ())) for w in _shown(comparison)]

@@ -50,7 +50,8 @@ def words(table: pd.DataFrame, scores: pd.DataFrame, battery: Battery, norms: It
     parts = []
     for norm in norms:
         said = sentences(table, scores, battery.workloads, norm, battery.cannot(norm))
-        said += dict.fromkeys(why for (_, refused), why in battery.refused.items() if refused == norm)
+        reasons = (why for (_, refused), why in battery.refused.items() if refused == norm)
+        said += dict.fromkeys(f"{why.replace(norm, label(norm))}." for why in reasons)
         items = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in said)
         parts.append(f"<h3>{html.escape(label(norm))}</h3><ul>{items}</ul>")
     return Html("".join(parts))
