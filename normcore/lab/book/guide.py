@@ -21,10 +21,10 @@ def guide(comparison: Comparison) -> str:
     scores = comparison.scores.dropna(subset=["value"])
     if scores.groupby(["workload", "norm"])["seed"].nunique().max() < MIN_SEEDS:
         return f"Nothing is measured yet with the {MIN_SEEDS} seeds that this takes."
-    complete = comparison.battery.complete(scores)
+    complete = comparison.battery.complete(comparison.scores)
     ranked = {w.name: groups(scores, w, complete) for w in comparison.battery.workloads}
     advice: Mapping[str, Sequence[str]] = read_yaml(paths.root() / "book" / "guide.yml")
-    blocks = [_overview(comparison, ranked)]
+    blocks = [comparison.note, _overview(comparison, ranked)]
     blocks += [_workload(comparison, scores, w, ranked[w.name], advice.get(w.name, ())) for w in _shown(comparison)]
     return "\n\n".join(blocks)
 
@@ -61,11 +61,7 @@ def _workload(
     means = mean_values(scores, workload)
     for place, group in enumerate(ranked, start=1):
         for norm in group:
-            beside = standing(scores, [workload], norm, [REFERENCE]).to_dict("records")
-            difference = ""
-            if beside and norm != REFERENCE:
-                row = beside[0]
-                difference = f"{row['difference']:+.3g} [{row['low']:+.3g}, {row['high']:+.3g}]"
+            difference = "" if norm == REFERENCE else _difference(scores, workload, norm)
             rows.append([place, label(norm), f"{means[norm]:.4g}", difference])
     blocks = [
         f"(guide-{workload.name})=\n## {workload.title}",
@@ -77,6 +73,12 @@ def _workload(
     if advice:
         blocks.append(f"The sources on this: {', '.join(f'[{s}](#{s.lower()})' for s in advice)}.")
     return "\n\n".join(blocks)
+
+
+def _difference(scores: pd.DataFrame, workload: Workload, norm: str) -> str:
+    """From the reference, where that stands there, too."""
+    beside = standing(scores, [workload], norm, [REFERENCE]).to_dict("records")
+    return "".join(f"{row['difference']:+.3g} [{row['low']:+.3g}, {row['high']:+.3g}]" for row in beside)
 
 
 def in_short(scores: pd.DataFrame, workload: Workload, ranked: Sequence[Sequence[str]]) -> str:

@@ -211,14 +211,10 @@ def newcomers_standing(found: compare.Comparison) -> str:
     """Where each newcomer stands in each workload of the comparison, in sentences, from the published runs."""
     if found.scores.empty:
         return "Nothing is measured yet."
-    battery = found.battery
-    rivals = [norm for norm in battery.norms if norm in NORMS]
-    blocks = [f"Profile `{found.profile}`, {measured_on(found.runs)}."]
-    for norm in (norm for norm in battery.norms if norm not in NORMS):
-        beside = compare.standings(found.scores, battery, [norm], rivals)
-        said = compare.sentences(beside, found.scores, battery.workloads, norm, battery.cannot(norm))
-        blocks.append("\n".join([f"**{look.label(norm)}**\n", *(f"- {sentence}" for sentence in said)]))
-    return "\n\n".join(blocks)
+    rivals = [norm for norm in found.battery.norms if norm in NORMS]
+    new = [norm for norm in found.battery.norms if norm not in NORMS]
+    beside = compare.standings(found.scores, found.battery, new, rivals)
+    return f"{found.note}\n\n{_raw(compare.words(beside, found.scores, found.battery, new))}"
 
 
 def _sections(chapter: str) -> set[str]:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from .. import paths
 from ..figures import look
-from ..runs.store import Run
+from ..runs.store import Run, measured_on
 from ..verdicts.claims import KINDS, VERDICTS, Judged, quoted, table_of
 from ..verdicts.predicates import TOLERANCE, Part
 from . import markdown
@@ -142,7 +142,7 @@ def _effect(leaf: Part) -> Figure:
 
 
 def _runs(judged: Judged, runs: Sequence[Run]) -> str:
-    """How many, and a table of them to download."""
+    """What they were measured with, and a table of them to download."""
     parts: dict[str, list[str]] = {}
     for leaf in judged.leaves:
         for run in leaf.runs:
@@ -154,4 +154,4 @@ def _runs(judged: Judged, runs: Sequence[Run]) -> str:
         for run in runs
     ])  # fmt: skip
     link = look.csv_link(judged.id.lower(), table, "which they are, as CSV")
-    return f"{len(runs)} runs; {link}."
+    return f"{measured_on(runs)}; {link}."

@@ -5,4 +5,4 @@
 from .battery import Battery, Comparison, pinned
 from .cost import layer_costs
 from .report import checks, depends, download, draw_profile, draw_standings, lenet_costs, standings, words
-from .standing import profile, sentences
+from .standing import profile

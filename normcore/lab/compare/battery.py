@@ -12,7 +12,7 @@ from ...factory import NORMS
 from ..config import RunConfig, grid
 from ..errors import UsageError, unknown
 from ..runs.experiments import find
-from ..runs.store import Run, Store
+from ..runs.store import Run, Store, measured_on
 from ..runs.training import check
 from ..runs.variants import renorm_schedule
 from ..stats import best
@@ -49,10 +49,9 @@ class Workload:
 # Every normalizer stands in the same places, and not all can stand behind a linear layer.
 BARE = {"linear_norm": False}
 LONG = "long"  # whose runs are also looked at after their first tenth
-TEXTS = {"transformer": "a small pre-norm transformer, which gives the layer single tokens",
-         "lstm": "an LSTM, which gives the layer a batch at each step"}  # fmt: skip
-
-TITLES = {"transformer": "transformer", "lstm": "LSTM"}
+#: network -> its title, and what it is
+TEXTS = {"transformer": ("transformer", "a small pre-norm transformer, which gives the layer single tokens"),
+         "lstm": ("LSTM", "an LSTM, which gives the layer a batch at each step")}  # fmt: skip
 
 
 def pinned(names: Iterable[str]) -> list[str]:
@@ -76,10 +75,10 @@ def workloads(batch_size: int, batch_sizes: Sequence[int], one_class: float, out
     asks = "Over how many decades of rates does it train?"
     unit = "decades of learning rates"
     studies.append(Workload(SEARCH, "Learning rates", asks, "decades", (0, 1), least=0.25, unit=unit))
-    for name, what in TEXTS.items():
+    for name, (title, what) in TEXTS.items():
         asks = f"How well does it predict the next character, in {what}?"
         unit = "loss (nats a character)"
-        studies.append(Workload(name, f"Text, {TITLES[name]}", asks, "test_loss", lower=True, least=0.02, unit=unit))
+        studies.append(Workload(name, f"Text, {title}", asks, "test_loss", lower=True, least=0.02, unit=unit))
     return studies
 
 
@@ -282,6 +281,11 @@ class Comparison:
     battery: Battery
     runs: Sequence[Run]
     scores: pd.DataFrame
+
+    @property
+    def note(self) -> str:
+        """What it rests on, in words."""
+        return f"Profile `{self.profile}`, {measured_on(self.runs)}."
 
     @classmethod
     def shown(cls) -> "Comparison":

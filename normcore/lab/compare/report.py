@@ -65,7 +65,7 @@ def draw_standings(table: pd.DataFrame, battery: Battery, norms: Iterable[str], 
         if own.empty:  # of a profile that is there in part
             continue
         shown = [w for w in battery.workloads if (own["workload"] == w.name).any()]
-        least = int(own["n"].min()) if len(own) else 0
+        least = int(own["n"].min())
         parts.append(show(
             [draw_standing(own, workload) for workload in shown], share_y=False,
             alt=f"The difference of {name} from each of the known normalizers, a panel a workload.",
