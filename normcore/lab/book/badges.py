@@ -3,6 +3,7 @@
 The verdicts are those of ``_generated/verdicts.json`` (:func:`normcore.lab.book.pages.generate`).
 """
 
+import functools
 import json
 import re
 from pathlib import Path
@@ -21,14 +22,19 @@ def setup(app: Any) -> dict[str, Any]:
 
 
 def _add(app: Any, doctree: nodes.document, _: str) -> None:
-    path = Path(app.srcdir) / "_generated" / "verdicts.json"
-    verdicts = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    verdicts = _verdicts(Path(app.srcdir) / "_generated" / "verdicts.json")
     for link in [link for link in doctree.findall(nodes.reference) if _ID.fullmatch(link.astext())]:
         found = verdicts.get(link.astext())
         if found and not _told(link):
             link["reftitle"] = found["measured"]
             words = nodes.inline(found["verdict"], found["verdict"], classes=["nc-badge", _BADGE, *found["classes"]])
             link.parent.insert(link.parent.index(link) + 1, [nodes.Text(" "), words])
+
+
+@functools.cache  # the same for every page
+def _verdicts(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return found
 
 
 def _told(link: nodes.reference) -> bool:
