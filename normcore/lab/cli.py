@@ -127,7 +127,7 @@ def _with_own(value: Any) -> Any:
         return _own(value, {})
     if isinstance(value, str) and pictures.is_own(value):
         where, at, digest = pictures.pin(value).partition("@")
-        return f"{paths.named(own.upwards(where) or Path(where))}{at}{digest}" if digest else value
+        return f"{paths.named(where)}{at}{digest}" if digest else value
     return value
 
 
@@ -143,7 +143,7 @@ def _own(reference: str, options: Mapping[str, Any]) -> str:
         raise UsageError(str(error)) from error
     try_out(pinned, options)
     where, _, name = pinned.rpartition(":")
-    return f"{paths.named(own.upwards(where) or Path(where))}:{name}" if where.endswith(".py") else pinned
+    return f"{paths.named(where)}:{name}" if where.endswith(".py") else pinned
 
 
 @app.command()
@@ -314,8 +314,8 @@ def verify(
 
     rows = []
     for name in names or [n for n, e in experiments().items() if e.published_runs()[1]]:
-        for run, seeds in zip(*cheapest(find(name), runs), strict=True):
-            found = made_again(run, seeds)
+        for seeds in cheapest(find(name), runs):
+            run, found = seeds[0], made_again(seeds[0], seeds)
             rows.append({
                 "experiment": name, "key": run.key, "norm": label(run.config.norm), "lr": run.config.lr,
                 "seed": run.config.seed, "outcome": found.outcome, "instructions": found.instructions,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import platformdirs
 
+from .. import own
 from .errors import UsageError
 
 
@@ -67,9 +68,10 @@ def only(folder: Path) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def named(path: Path) -> Path:
-    """A file of the working folder, as it is found from the repository, or where it is not within, from anywhere."""
-    full = path.resolve()
+def named(where: str) -> Path:
+    """A file of the working folder or of one above, as it is found from the repository, or where it is not within, from
+    anywhere."""
+    full = (own.upwards(where) or Path(where)).resolve()
     try:
         return full.relative_to(root())
     except (UsageError, ValueError):

@@ -88,13 +88,12 @@ def _loaded(reference: str) -> tuple[dict[str, Any], str, str]:
             else:
                 found = datasets.load_dataset(str(place), cache_dir=cache, keep_in_memory=True)
     except Exception as error:  # its errors, of the network and of files, share no base class
-        first = (str(error).strip().splitlines() or [""])[0]
-        raise DataError(f"{where} cannot be read as pictures: {type(error).__name__}: {first}") from error
-    train = found.get("train") or next(iter(found.values()))
-    image, label = _columns(where, train)
-    if not isinstance(train.features[label], datasets.ClassLabel):
+        raise DataError(f"{where} cannot be read as pictures: {own.in_words(error)}") from error
+    first = "train" if "train" in found else next(iter(found))
+    image, label = _columns(where, found[first])
+    if not isinstance(found[first].features[label], datasets.ClassLabel):
         found = datasets.DatasetDict({name: split.class_encode_column(label) for name, split in found.items()})
-        train = found.get("train") or next(iter(found.values()))
+    train = found[first]
     classes = train.features[label].names
     if len(classes) < 2:
         raise DataError(
@@ -148,5 +147,6 @@ def _of_files(place: Path, stamp: tuple[tuple[str, int, int], ...]) -> str:
     digest = hashlib.sha256()
     for name, _, _ in stamp:
         digest.update(name.encode() + b"\0")
-        digest.update(hashlib.sha256((place / name).read_bytes() if name != "." else place.read_bytes()).digest())
+        with (place / name).open("rb") as file:  # of a file alone the name is "."
+            digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()[:8]

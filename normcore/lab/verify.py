@@ -52,16 +52,14 @@ class Verified:
     why: str
 
 
-def cheapest(experiment: Experiment, number: int) -> tuple[list[Run], list[list[Run]]]:
-    """So many published runs of the profile that is shown, the cheapest, each of another setting, and for each all the
-    published runs of its setting."""
+def cheapest(experiment: Experiment, number: int) -> list[list[Run]]:
+    """Of the profile that is shown, the published runs of so many settings, the cheapest run and setting first."""
     published = Store(experiment.name, paths.published()).runs(experiment.published())
     settings: dict[str, list[Run]] = {}
     for run in sorted(published, key=lambda run: float(run.provenance["seconds"])):
         if not run.config.start:  # that needs the network of another
             settings.setdefault(setting_of(run.config), []).append(run)
-    chosen = list(settings.values())[:number]
-    return [runs[0] for runs in chosen], chosen
+    return list(settings.values())[:number]
 
 
 def verify(published: Run, seeds: Sequence[Run]) -> Verified:
@@ -72,9 +70,12 @@ def verify(published: Run, seeds: Sequence[Run]) -> Verified:
         seeds: the published runs of its setting, which say what a seed changes.
     """
     had = published.provenance.get("instructions", "")
-    found = [compare(published, _again(published.config, name), seeds) for name in [had if had in _sets() else ""]]
-    if not had and found[0].outcome != SAME:
-        found += [compare(published, _again(published.config, name), seeds) for name in _sets()[1:2]]
+    tried = [had] if had in _sets() else [""] if had else ["", *_sets()[1:2]]
+    found: list[Verified] = []
+    for name in tried:
+        found.append(compare(published, _again(published.config, name), seeds))
+        if found[-1].outcome == SAME:
+            break
     return min(found, key=lambda one: (SAME, NOISE, OTHER).index(one.outcome))
 
 

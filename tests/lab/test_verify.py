@@ -111,6 +111,6 @@ def test_each_setting_once_the_cheapest_first(store: Path, made: Run, monkeypatc
         for lr, seed, seconds in ((0.01, 0, 5.0), (0.01, 1, 3.0), (0.02, 0, 4.0))
     ]
     publish(runs, store, monkeypatch)
-    chosen, settings = cheapest(find("fashion-lenet"), 2)
-    assert [run.key for run in chosen] == [runs[1].key, runs[2].key]
+    settings = cheapest(find("fashion-lenet"), 2)
+    assert [seeds[0].key for seeds in settings] == [runs[1].key, runs[2].key]
     assert [len(s) for s in settings] == [2, 1]

@@ -70,7 +70,7 @@ def try_out(reference: str, options: Mapping[str, Any]) -> None:
     try:
         first_look(functools.partial(make_norm, reference, **options))
     except ValueError as error:
-        raise UsageError(f"{own.short(reference).partition('@')[0]}: {error}") from error
+        raise UsageError(f"{own.called(reference)}: {error}") from error
 
 
 def build(config: RunConfig, task: Task) -> nn.Module:

@@ -130,7 +130,9 @@ def load(name: str, image_size: int, colours: str = "rgb") -> Dataset:
         raise UsageError(f"{name} is a text, and images are wanted")
     if colours not in COLOURS:
         raise unknown("colours", colours, COLOURS)
-    plain = pictures.short(pictures.pin(name)).replace("/", "-") if pictures.is_own(name) else name
+    if pictures.is_own(name):
+        name = pictures.pin(name)
+    plain = pictures.short(name).replace("/", "-")
     folder = paths.cache() / "datasets" / (f"{plain}-{image_size}" + (f"-{colours}" if colours != "rgb" else ""))
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):  # several processes may ask at once; one decodes
@@ -141,7 +143,7 @@ def load(name: str, image_size: int, colours: str = "rgb") -> Dataset:
         if entry.embedded:
             origin, rows = "embedded", EMBEDDED[name]()
         elif pictures.is_own(name):
-            origin, rows = "own", pictures.rows(pictures.pin(name))
+            origin, rows = "own", pictures.rows(name)
         elif files is not None:
             origin, rows = "NORMCORE_DATA", _parquet_rows(entry, files)
         else:
