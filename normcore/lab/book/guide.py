@@ -37,11 +37,9 @@ def _shown(comparison: Comparison) -> list[Workload]:
 def _overview(comparison: Comparison, ranked: Mapping[str, Sequence[Sequence[str]]]) -> str:
     shown = _shown(comparison)
     rows = []
-    for norm in comparison.battery.norms:
+    for norm in comparison.battery.complete(comparison.scores):
         cannot = comparison.battery.cannot(norm)
-        places = [_place(ranked[w.name], norm, w.name in cannot) for w in shown]
-        if any(places):
-            rows.append([label(norm), *places])
+        rows.append([label(norm), *(_place(ranked[w.name], norm, w.name in cannot) for w in shown)])
     head = ["", *(f"[{w.title}](#guide-{w.name})" for w in shown)]
     return markdown.table(head, rows, "l" + "r" * len(shown))
 
