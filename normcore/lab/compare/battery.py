@@ -48,6 +48,8 @@ class Workload:
 
 # Every normalizer stands in the same places, and not all can stand behind a linear layer.
 BARE = {"linear_norm": False}
+# What takes no statistics needs values of the right size: see tasks.text.Transformer.
+TEXT_OPTIONS: dict[str, dict[str, Any]] = {"transformer": {"embedding_scale": True}}
 LONG = "long"  # whose runs are also looked at after their first tenth
 #: network -> its title, and what it is
 TEXTS = {"transformer": ("transformer", "a small pre-norm transformer, which gives the layer single tokens"),
@@ -193,8 +195,8 @@ class Battery:
     def _on_text(self, norm: str, model: str, steps: int) -> dict[str, Any]:
         return {
             "task": "text", "dataset": self.text["dataset"], "task_options": {"length": self.text["length"]},
-            "model": model, "batch_size": self.text["batch_size"], "steps": steps, **_points(steps),
-            **self._norm(norm, steps),
+            "model": model, "model_options": TEXT_OPTIONS.get(model, {}), "batch_size": self.text["batch_size"],
+            "steps": steps, **_points(steps), **self._norm(norm, steps),
         }  # fmt: skip
 
     def _norm(self, norm: str, steps: int) -> dict[str, Any]:

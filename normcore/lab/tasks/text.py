@@ -236,11 +236,15 @@ class Transformer(nn.Module):
         characters: of the alphabet.
         length: of a window, at most.
         width, heads, blocks: its size.
+        embedding_scale: whether a learned scalar stands behind the embeddings, which begins with the square root of the
+            width (Zhu et al. 2025, for what has no statistics: without it the values are too small for it to be more
+            than linear; Vaswani et al. 2017 have the same scalar, fixed).
     """
 
     def __init__(
-        self, norm: MakeNorm, characters: int, length: int, width: int = 64, heads: int = 4, blocks: int = 2
-    ) -> None:
+        self, norm: MakeNorm, characters: int, length: int, width: int = 64, heads: int = 4, blocks: int = 2,
+        embedding_scale: bool = False,
+    ) -> None:  # fmt: skip
         super().__init__()
         if width % heads:
             raise UsageError(f"width must be a multiple of heads, got width={width} and heads={heads}")
@@ -250,10 +254,11 @@ class Transformer(nn.Module):
         for module in self.modules():  # as GPT-2 has it: the default of an embedding is too large for no normalizer
             if isinstance(module, nn.Linear | nn.Embedding):
                 nn.init.normal_(module.weight, std=0.02)
+        self.scale = nn.Parameter(torch.tensor(width**0.5)) if embedding_scale else 1.0
 
     def forward(self, x: Tensor) -> Tensor:
         """Scores (N, characters, T) of what follows each of the characters x, (N, T)."""
-        y = self.embedding(x) + self.positions.weight[: x.shape[1]]
+        y = self.scale * (self.embedding(x) + self.positions.weight[: x.shape[1]])
         return self.head(self.norm(self.blocks(y))).movedim(-1, 1)
 
 

@@ -111,6 +111,25 @@ def test_layer_norm_of_a_token_is_the_transformer_s() -> None:
         torch.testing.assert_close(block(x), expected)
 
 
+def test_a_scale_behind_the_embeddings_begins_with_the_root_of_the_width_and_is_learned() -> None:
+    seen = []
+
+    def norm(channels: int) -> nn.Module:
+        layer = nn.Identity()
+        layer.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0]))
+        return layer
+
+    nets = []
+    for options in ({}, {"embedding_scale": True}):
+        torch.manual_seed(0)
+        nets.append(text.Transformer(norm, 11, 9, width=16, heads=2, blocks=1, **options))
+    plain, scaled = (net(torch.arange(9)[None]) for net in nets)
+    torch.testing.assert_close(seen[3], 4 * seen[0])  # what the first layer is given
+    scaled.sum().backward()
+    assert nets[1].scale.grad
+    assert len(list(nets[1].parameters())) == len(list(nets[0].parameters())) + 1
+
+
 def test_a_tokenwise_normalizer_is_given_tokens() -> None:
     x = torch.randn(2, 5, 8)
     layer = Tokenwise(make_norm("bn", 8))
