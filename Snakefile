@@ -25,6 +25,12 @@ LAB = [str(p) for folder in ("normcore", "notebooks") for p in sorted(Path(folde
 BENCHMARKS = sorted(map(str, Path("data/benchmarks").glob("*.json")))
 with open("book/claims.yml", encoding="utf-8") as ledger:
     STATEMENTS = [claim["id"].lower() for claim in yaml.safe_load(ledger)["claims"]]
+with open("book/advice.yml", encoding="utf-8") as advice:
+    LAYERS = list(yaml.safe_load(advice))
+GENERATED = [
+    *("front.md", "documents.md", "claims.md", "guide.md", "newcomers.md", "newcomers_standing.md", "status.md", "speed.md"),
+    *("catdog.md", "catdog_overview.md", "promises.md", "statistics.md", "verdicts.json"),
+]
 MATHJAX = "book/_assets/mathjax/tex-chtml.js"
 
 
@@ -149,23 +155,15 @@ rule pages:
         "book/claims.yml",
         "book/newcomers.yml",
         "book/guide.yml",
+        "book/advice.yml",
         "book/_toc.yml",
         BENCHMARKS,
         LAB,
     output:
-        "book/_generated/summary.md",
-        "book/_generated/claims.md",
-        "book/_generated/status.md",
-        "book/_generated/speed.md",
-        "book/_generated/catdog.md",
-        "book/_generated/catdog_overview.md",
-        "book/_generated/newcomers.md",
-        "book/_generated/newcomers_standing.md",
-        "book/_generated/verdicts.json",
-        "book/_generated/guide.md",
+        expand("book/_generated/{part}", part=GENERATED),
+        expand("book/_generated/answer_{name}.md", name=NOTEBOOKS),
+        expand("book/_generated/{part}_{name}.md", part=["advice", "everywhere"], name=LAYERS),
         expand("book/statements/{id}.md", id=STATEMENTS),
-        "book/_generated/promises.md",
-        "book/_generated/statistics.md",
     shell:
         "exec normcore book"
 

@@ -311,10 +311,9 @@ def test_search_finds_a_page(words: str, page: str, address: str, reader: Reader
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize("page", ["index", "runs/fashion_lenet"])
-def test_curves_are_switched_and_stepped_through_by_keyboard(page: str, site: Path, reader: Reader) -> None:
+def test_curves_are_switched_and_stepped_through_by_keyboard(site: Path, reader: Reader) -> None:
     watched = reader()
-    watched.page.goto(f"{site.as_uri()}/{page}.html")
+    watched.page.goto(f"{site.as_uri()}/runs/fashion_lenet.html")
     figure = watched.page.locator("figure[data-curves]").first
     button = figure.locator("button[data-series='bn']")
     line = figure.locator("svg [data-series='bn']").first
@@ -343,10 +342,60 @@ def test_curves_are_switched_and_stepped_through_by_keyboard(page: str, site: Pa
 
 
 @pytest.mark.browser
+def test_statements_are_chosen_and_the_choice_stands_in_the_address(site: Path, reader: Reader) -> None:
+    watched = reader()
+    page = watched.page
+    page.goto(f"{site.as_uri()}/index.html")
+    page.locator(".nc-bar a", has_text="refuted").click()
+    shown = page.locator("tr[data-item]:visible")
+    assert shown.count() > 0
+    assert {text.split("\t")[-1].strip() for text in shown.all_inner_texts()} == {"refuted"}
+    assert page.locator(".nc-select output").inner_text() == f"{shown.count()} of 76 statements"
+    page.locator("select[name=source]").select_option("S4")
+    assert "verdict=refuted&source=S4" in page.url
+    assert all(text.startswith("S4-") for text in shown.all_inner_texts())
+    page.reload()
+    assert all(text.startswith("S4-") for text in shown.all_inner_texts())
+    page.get_by_role("button", name="all", exact=True).click()
+    assert shown.count() == 76
+    assert "=" not in page.url
+    assert watched.complaints == []
+
+
+@pytest.mark.browser
+def test_the_guide_answers_a_choice(site: Path, reader: Reader) -> None:
+    watched = reader(390, "dark")
+    page = watched.page
+    page.goto(f"{site.as_uri()}/choose.html")
+    assert page.locator("section#batches-of-4").is_visible()
+    page.locator("select[name=batch]").select_option("2")
+    page.locator("select[name=network]").select_option("convolutional")
+    page.locator("select[name=counts]").select_option("score")
+    assert page.locator(".nc-select output li").all_inner_texts()[0].startswith("Batches of 2: ")
+    assert not page.locator("section#batches-of-4").is_visible()
+    page.locator("select[name=network]").select_option("detection")
+    assert (
+        page.locator(".nc-select output").inner_text()
+        == "Detecting objects: not measured here; the sources give advice."
+    )
+    assert watched.complaints == []
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("page", ["runs/large_rates", "runs/catdog_smallbatch", "runs/fashion_lenet"])
+def test_the_first_figure_is_within_the_first_two_screens(page: str, site: Path, reader: Reader) -> None:
+    watched = reader()
+    watched.page.goto(f"{site.as_uri()}/{page}.html")
+    box = watched.page.locator("figure.nc-figure").first.bounding_box()
+    assert box
+    assert box["y"] < 1800
+
+
+@pytest.mark.browser
 def test_without_a_script_the_numbers_are_there(site: Path, browser: Browser) -> None:
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()
-    page.goto(f"{site.as_uri()}/index.html")
+    page.goto(f"{site.as_uri()}/runs/fashion_lenet.html")
     figure = page.locator("figure[data-curves]").first
     assert figure.locator(".nc-legend").inner_text().split("\n") == ["no norm", "BN"]
     figure.locator("summary").click()

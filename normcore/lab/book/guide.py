@@ -1,32 +1,67 @@
-"""The guide: for what a reader has, the normalizers in groups that the comparison can tell apart."""
+"""The guide: for what a reader has, the normalizers in groups that the comparison can tell apart.
 
-from collections.abc import Mapping, Sequence
+``book/guide.yml`` has what a reader is asked, what each workload of the comparison answers, and the statements of the
+sources on it. A section carries its answers as ``data-item``, by which ``book/_assets/select.js`` shows those that fit.
+"""
+
+import html
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 
+from ...factory import NORMS
 from .. import paths
+from ..bench.steps import step_costs
 from ..compare.battery import Comparison, Workload
 from ..compare.standing import BETTER, CANNOT, LEVEL, groups, listed, mean_values, standing
+from ..errors import LabError
+from ..figures.anatomy import entering, extents, facts, parts
 from ..figures.look import label
 from ..files import read_yaml
 from ..stats import MIN_SEEDS
+from ..verdicts.claims import Judged
 from . import markdown
 
 REFERENCE = "bn"  # which differences are from
 
+Ranked = Mapping[str, Sequence[Sequence[str]]]  # workload -> its groups
 
-def guide(comparison: Comparison) -> str:
-    """A table of groups over all workloads, then each workload: in short, every normalizer's difference from BN, and
-    what the sources say. ``book/guide.yml`` has the statements on each workload."""
-    scores = comparison.scores.dropna(subset=["value"])
-    if scores.groupby(["workload", "norm"])["seed"].nunique().max() < MIN_SEEDS:
-        return f"Nothing is measured yet with the {MIN_SEEDS} seeds that this takes."
-    complete = comparison.battery.complete(comparison.scores)
-    ranked = {w.name: groups(scores, w, complete) for w in comparison.battery.workloads}
-    advice: Mapping[str, Sequence[str]] = read_yaml(paths.root() / "book" / "guide.yml")
-    blocks = [comparison.note, _overview(comparison, ranked)]
-    blocks += [_workload(comparison, scores, w, ranked[w.name], advice.get(w.name, ())) for w in _shown(comparison)]
+
+def read() -> dict[str, Any]:
+    """``book/guide.yml``."""
+    found: dict[str, Any] = read_yaml(paths.root() / "book" / "guide.yml")
+    return found
+
+
+def guide(comparison: Comparison, judged: Iterable[Judged]) -> str:
+    """The questions, a table of groups over all workloads, a section for each workload, one for each property of the
+    layers, and what is not measured."""
+    about = read()
+    statements = {j.id: j for j in judged}
+    blocks = [_form(about["questions"])]
+    ranked = rank(comparison)
+    if ranked:
+        shown = _shown(comparison)
+        blocks += [comparison.note, _overview(comparison, ranked, shown)]
+        blocks += [_workload(comparison, w, ranked[w.name], about["workloads"].get(w.name, {}), statements)
+                   for w in shown]  # fmt: skip
+    else:
+        blocks.append(f"Nothing is compared yet with the {MIN_SEEDS} seeds that this takes.")
+    blocks += [_property(name, answers, statements) for name, answers in about["properties"].items()]
+    blocks.append("## Not measured here\n\nOf these the sources give advice, and this book has no study so far.")
+    blocks += [_elsewhere(answers, statements) for answers in about["elsewhere"]]
     return "\n\n".join(blocks)
+
+
+def rank(comparison: Comparison) -> Ranked:
+    """The groups of each workload, of the normalizers that have been run in all; empty with too few seeds."""
+    scores = comparison.scores.dropna(subset=["value"])
+    if scores.empty or scores.groupby(["workload", "norm"])["seed"].nunique().max() < MIN_SEEDS:
+        return {}
+    complete = comparison.battery.complete(comparison.scores)
+    return {w.name: groups(scores, w, complete) for w in comparison.battery.workloads}
 
 
 def _shown(comparison: Comparison) -> list[Workload]:
@@ -34,8 +69,22 @@ def _shown(comparison: Comparison) -> list[Workload]:
     return [workload for workload in comparison.battery.workloads if workload.name in there]
 
 
-def _overview(comparison: Comparison, ranked: Mapping[str, Sequence[Sequence[str]]]) -> str:
-    shown = _shown(comparison)
+def _form(questions: Mapping[str, Any]) -> str:
+    fields = "".join(
+        markdown.choice(name, question["asks"], "any", question["answers"]) for name, question in questions.items()
+    )
+    none = "This combination is not measured here. Leave a question open, or put your own network in the layers' place."
+    return markdown.raw(markdown.form(fields, "sections fit", none))
+
+
+def _item(answers: Mapping[str, Any], title: str, says: str) -> str:
+    """The mark of a section by which it is chosen."""
+    facets = {name: values for name, values in answers.items() if name not in ("title", "sources")}
+    data = json.dumps({"facets": facets, "title": title, "says": says.replace("*", "")})
+    return markdown.raw(f'<div data-item="{html.escape(data)}" hidden></div>')
+
+
+def _overview(comparison: Comparison, ranked: Ranked, shown: Sequence[Workload]) -> str:
     rows = []
     for norm in comparison.battery.complete(comparison.scores):
         cannot = comparison.battery.cannot(norm)
@@ -44,37 +93,55 @@ def _overview(comparison: Comparison, ranked: Mapping[str, Sequence[Sequence[str
     return markdown.table(head, rows, "l" + "r" * len(shown))
 
 
+def place_of(ranked: Sequence[Sequence[str]], norm: str) -> int | None:
+    """The number of a normalizer's group, from 1."""
+    return next((i for i, group in enumerate(ranked, start=1) if norm in group), None)
+
+
 def _place(ranked: Sequence[Sequence[str]], norm: str, cannot: bool) -> str:
-    place = next((i for i, group in enumerate(ranked, start=1) if norm in group), None)
+    place = place_of(ranked, norm)
     if place is None:
         return "–" if cannot else ""
     return f"**{place}**" if place == 1 else str(place)
 
 
 def _workload(
-    comparison: Comparison, scores: pd.DataFrame, workload: Workload, ranked: Sequence[Sequence[str]],
-    advice: Sequence[str],
+    comparison: Comparison, workload: Workload, ranked: Sequence[Sequence[str]], answers: Mapping[str, Any],
+    statements: Mapping[str, Judged],
 ) -> str:  # fmt: skip
+    scores = comparison.scores.dropna(subset=["value"])
     rows = []
     means = mean_values(scores, workload)
     for place, group in enumerate(ranked, start=1):
         for norm in group:
-            difference = "" if norm == REFERENCE else _difference(scores, workload, norm)
-            rows.append([place, label(norm), f"{means[norm]:.4g}", difference])
+            rows.append([place, label(norm), f"{means[norm]:.4g}", difference(scores, workload, norm)])
+    says = in_short(scores, workload, ranked)
     blocks = [
         f"(guide-{workload.name})=\n## {workload.title}",
-        f"{workload.asks} **{in_short(scores, workload, ranked)}**",
+        _item(answers, workload.title, says),
+        f"{workload.asks} **{says}**",
         markdown.table(["group", "normalizer", workload.unit, f"minus {label(REFERENCE)}"], rows, "rlrr"),
     ]
     if cannot := [n for n in comparison.battery.norms if workload.name in comparison.battery.cannot(n)]:
         blocks.append(f"{CANNOT[0].upper()}{CANNOT[1:]}: {', '.join(map(label, cannot))}.")
-    if advice:
-        blocks.append(f"The sources on this: {', '.join(f'[{s}](#{s.lower()})' for s in advice)}.")
-    return "\n\n".join(blocks)
+    return "\n\n".join([*blocks, *_advice(answers, statements)])
 
 
-def _difference(scores: pd.DataFrame, workload: Workload, norm: str) -> str:
-    """From the reference, where that stands there, too."""
+def _advice(answers: Mapping[str, Any], statements: Mapping[str, Judged]) -> list[str]:
+    """What the sources say on it, each statement with its verdict (:mod:`normcore.lab.book.badges`)."""
+    lines = [f"- {link(s)} {statements[s].statement}" for s in answers.get("sources", ()) if s in statements]
+    return ["The sources on this:", "\n".join(lines)] if lines else []
+
+
+def link(statement: str) -> str:
+    """To a statement's page."""
+    return f"[{statement}](#{statement.lower()})"
+
+
+def difference(scores: pd.DataFrame, workload: Workload, norm: str) -> str:
+    """From the reference, where that stands there, too; nothing for the reference itself."""
+    if norm == REFERENCE:
+        return ""
     beside = standing(scores, [workload], norm, [REFERENCE]).to_dict("records")
     return "".join(f"{row['difference']:+.3g} [{row['low']:+.3g}, {row['high']:+.3g}]" for row in beside)
 
@@ -96,3 +163,62 @@ def in_short(scores: pd.DataFrame, workload: Workload, ranked: Sequence[Sequence
     if row["verdict"] != BETTER:
         ahead = f"{label(last[-1])} comes last"
     return f"{listed(list(map(label, first)))} {'do' if len(first) > 1 else 'does'} best; {ahead}."
+
+
+# --- what follows from the layers ------------------------------------------------------------------------
+
+
+def _property(name: str, answers: Mapping[str, Any], statements: Mapping[str, Judged]) -> str:
+    title, says, body = {"cost": _cost, "alone": _alone}[name]()
+    item = _item(answers, title, says)
+    return "\n\n".join([f"(guide-{name})=\n## {title}", item, f"**{says}**", body, *_advice(answers, statements)])
+
+
+def _cost() -> tuple[str, str, str]:
+    """What a step costs with each normalizer (``normcore bench steps``)."""
+    title = "Speed and memory"
+    try:
+        costs = step_costs()
+    except LabError as error:
+        return title, "Nothing is measured yet.", f"{error}."
+    own = costs[costs["variant"].isin(NORMS)].sort_values("of_bn", kind="stable")
+    others = own[~own["norm"].isin(("none", REFERENCE))]
+    near = others[others["of_bn"] < _MUCH]
+    dear = [f"{label(str(row.norm))} {row.of_bn:.2g}" for row in others[others["of_bn"] >= _MUCH].itertuples()]
+    says = (
+        f"A step of training takes {near['of_bn'].min():.2f} to {near['of_bn'].max():.2f} times as long as with "
+        f"{label(REFERENCE)} on one core of a CPU" + (f"; with {listed(dear)} times." if dear else ".")
+    )
+    rows = [
+        [label(str(row.norm)), f"{row.ms:.1f}", f"{row.of_bn:.2f}", f"{row.saved_mb:.1f}"] for row in own.itertuples()
+    ]
+    head = ["normalizer", "a step (ms)", f"times {label(REFERENCE)}", "kept for the backward pass (MB)"]
+    body = markdown.table(head, rows, "lrrr")
+    return title, says, f"{body}\n\nThe network of the cats and dogs; [speed](speed.md) has the layers by themselves."
+
+
+_MUCH = 1.5  # times the reference's
+
+
+def _alone() -> tuple[str, str, str]:
+    """Of what each layer takes its statistics, measured on the layer: whether an image comes out the same in any
+    company, and evaluated as in training."""
+    names = [name for name in NORMS if name != "none"]
+    sources = {name: [facts(name)[f"statistics {when} are of"] for when in ("in training", "at evaluation")]
+               for name in names}  # fmt: skip
+    free = [label(n) for n in names if sources[n] == ["current input"] * 2 and _by_itself(n)]
+    says = f"An image comes out the same alone and in any company, in training and evaluated, with {listed(free)}."
+    rows = [[label(n), *sources[n], "no" if _by_itself(n) else "yes"] for n in names]
+    head = ["normalizer", "statistics in training are of", "at evaluation", "other images of the batch enter"]
+    return "An image by itself", says, markdown.table(head, rows)
+
+
+def _by_itself(norm: str) -> bool:
+    """Whether no other instance of the current input enters, in training."""
+    return all(extents(entering(layer))[0] <= 1 for layer in parts(norm).values())
+
+
+def _elsewhere(answers: Mapping[str, Any], statements: Mapping[str, Judged]) -> str:
+    title, says = answers["title"], "not measured here; the sources give advice."
+    item = _item(answers, title, says)
+    return "\n\n".join([f"### {title}", item, *_advice(answers, statements)])

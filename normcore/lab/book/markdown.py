@@ -1,6 +1,7 @@
 """Pieces of Markdown for the generated parts of the book."""
 
-from collections.abc import Iterable, Sequence
+import html
+from collections.abc import Iterable, Mapping, Sequence
 
 
 def row(cells: Iterable[object]) -> str:
@@ -22,3 +23,31 @@ def raw(markup: str) -> str:
 def badge(color: str, words: str) -> str:
     """A coloured label."""
     return f"{{bdg-{color}}}`{words}`"
+
+
+def form(fields: str, what: str, none: str) -> str:
+    """Choices that ``book/_assets/select.js`` brings to life; without it they are not shown.
+
+    Args:
+        fields: of :func:`choice`.
+        what: is counted, such as ``statements``.
+        none: what is said where nothing fits.
+    """
+    return (
+        f'<form class="nc-select" data-what="{html.escape(what)}" data-none="{html.escape(none)}" hidden>'
+        f'{fields}<button type="reset">all</button><output aria-live="polite"></output></form>'
+    )
+
+
+def choice(name: str, asks: str, every: str, answers: Mapping[str, str]) -> str:
+    """One question of a form.
+
+    Args:
+        every: what stands for no answer.
+        answers: value -> words.
+    """
+    options = "".join(f'<option value="{html.escape(v)}">{html.escape(words)}</option>' for v, words in answers.items())
+    return (
+        f'<label>{html.escape(asks)} <select name="{name}"><option value="">{html.escape(every)}</option>{options}'
+        "</select></label>"
+    )

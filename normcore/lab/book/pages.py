@@ -1,4 +1,4 @@
-"""The generated parts of the book: the summary, the ledger of statements, the status of the notebooks, the speed.
+"""The generated parts of the book: what chapters, experiments and the status page show.
 
 Written to ``book/_generated`` when the book is built, from the results, ``book/claims.yml`` and the executed
 notebooks in ``book/runs``; the pages of the book include them.
@@ -11,22 +11,19 @@ from pathlib import Path
 
 import nbformat
 import pandas as pd
-from matplotlib.ticker import MaxNLocator
 
 from ...factory import NORMS
 from .. import catdog, compare, paths
 from ..bench.steps import step_costs
-from ..figures import look
-from ..figures.curves import draw_curves, interactive_curves
 from ..files import read_yaml, write_text
 from ..runs.experiments import Experiment, experiments, find
 from ..runs.store import Run, Store, measured_on
-from ..stats import mean_interval, spread
-from ..verdicts.claims import NOT_MEASURED, VERDICTS, Judged, judge_all, read
+from ..verdicts.claims import VERDICTS, Judged, judge_all, read
 from ..verdicts.simulation import report
-from ..verdicts.tables import curves, table
 from . import statements
-from .guide import guide
+from .advice import advice, everywhere
+from .front import documents, front, overview_svg
+from .guide import guide, link, rank
 from .markdown import raw as _raw
 from .markdown import table as _table
 from .speed import speed
@@ -38,12 +35,20 @@ def generate() -> list[Path]:
     judged, of_newcomers, compared = judge_all(), judge_all("newcomers"), compare.Comparison.shown()
     folder = paths.root() / "book" / "_generated"
     parts = {
-        "summary.md": summary(judged), "claims.md": ledger(judged, read()["sources"]),
+        "front.md": front(judged, compared), "documents.md": documents(),
+        "claims.md": ledger(judged, read()["sources"]),
         "status.md": status(), "speed.md": speed(), "statistics.md": report(),
         **{f"{chapter}.md": study(judged, chapter) for chapter in CHAPTERS}, "catdog_overview.md": catdog_overview(),
         "newcomers.md": newcomers(of_newcomers), "newcomers_standing.md": newcomers_standing(compared),
-        "guide.md": guide(compared),
+        "guide.md": guide(compared, judged),
     }  # fmt: skip
+    ranked = rank(compared)
+    for experiment in experiments().values():
+        of = of_newcomers if experiment.name == "compare" else judged
+        parts[f"answer_{experiment.notebook.stem}.md"] = answer(experiment, of)
+    for norm in (name for name in NORMS if name != "none"):
+        parts[f"advice_{norm}.md"] = advice(norm, judged, compared, ranked)
+        parts[f"everywhere_{norm}.md"] = everywhere(norm, judged, compared, ranked)
     parts["verdicts.json"] = verdicts([*judged, *of_newcomers])
     for name, text in parts.items():
         with_end = text.rstrip() + "\n"
@@ -148,6 +153,32 @@ def _run_facts(runs: Sequence[Run]) -> list[list[str]]:
     ]  # fmt: skip
 
 
+# --- the page of an experiment ---------------------------------------------------------------------------
+
+
+def answer(experiment: Experiment, judged: Iterable[Judged]) -> str:
+    """What an experiment says of its statements: in a sentence, then each with what was measured of it; and the command
+    that runs it."""
+    own = [j for j in judged if j.experiment == experiment.name]
+    profile = experiment.published_runs()[0]
+    command = f"`normcore run {experiment.name} --profile {profile}`"
+    blocks = []
+    if own:
+        by_verdict = {v: [link(j.id) for j in own if j.verdict == v] for v in VERDICTS}
+        said = "; ".join(f"{v}: {', '.join(ids)}" for v, ids in by_verdict.items() if ids)
+        rows = [[link(j.id), j.statement, _measured(j), badge(j.verdict)] for j in own]
+        blocks = [f"**{said[0].upper()}{said[1:]}.**", _table(["", "the source says", "we measured", "verdict"], rows)]
+    return "\n\n".join([*blocks, f"[How it was run](#how-{experiment.notebook.stem}): {command}."])
+
+
+def _measured(judged: Judged) -> str:
+    """The first part of a statement that was measured, and by which profile."""
+    leaf = judged.first_measured
+    if leaf is None:
+        return judged.reason
+    return f"{leaf.found} (`{judged.profile}`, seeds: {leaf.seeds})" if leaf.seeds else leaf.found
+
+
 # --- the page of a study ---------------------------------------------------------------------------------
 
 
@@ -222,81 +253,3 @@ def _sections(chapter: str) -> set[str]:
     contents = read_yaml(paths.root() / "book" / "_toc.yml")
     entries = [entry for part in contents["parts"] for entry in part["chapters"]]
     return {s["file"] for entry in entries if entry["file"] == chapter for s in entry.get("sections", ())}
-
-
-# --- the start page --------------------------------------------------------------------------------------
-
-_LEAD = "fashion-lenet"  # the experiment that the start page shows
-
-
-def summary(judged: Sequence[Judged]) -> str:
-    """What was found so far: counts, the judged statements, and one figure."""
-    counts = Counter(j.verdict for j in judged)
-    said = _said(counts)
-    blocks = [f"Of {len(judged)} statements: {said}."]
-    measured = [j for j in judged if j.verdict != NOT_MEASURED and j.parts]
-    trained = [j for j in measured if j.kind != "def"]
-    if trained:
-        rows = [[f"[{j.id}](#{j.id.lower()})", j.statement, badge(j.verdict)] for j in trained]
-        blocks.append(_table(["", "statement", "verdict"], rows))
-    defined = Counter(j.verdict for j in measured if j.kind == "def")
-    if defined:
-        said = _said(defined)
-        blocks.append(
-            f"Besides, {defined.total()} definitions and identities were tested on the layers themselves: {said}. "
-            "[The ledger](claims.md) has them all."
-        )
-    profile, runs = find(_LEAD).published_runs()
-    if runs:
-        blocks += [_lead_words(profile, runs), _raw(_lead_figure(profile, runs))]
-    return "\n\n".join(blocks)
-
-
-def _lead_words(profile: str, runs: Sequence[Run]) -> str:
-    rows = table(runs)
-    parts = []
-    for name, group in rows.groupby("norm", sort=False):
-        if (group["status"] != "finished").any():
-            parts.append(f"diverged in {sum(group['status'] == 'diverged')} of {len(group)} ({name})")
-            continue
-        interval = mean_interval(group["test_accuracy"])
-        parts.append(f"{interval:.4f} ({look.label(str(name))}, {len(group)} seeds)")
-    dataset = ", ".join(sorted(set(rows["dataset"])))
-    setting = f"profile `{profile}`, {measured_on(runs)}"
-    what = f"test accuracy at the end of training, mean over seeds{spread(_seeds(runs), 'in brackets')}"
-    return f"LeNet-5 on `{dataset}` ({setting}), {what}: {', '.join(parts)}."
-
-
-def _seeds(runs: Sequence[Run]) -> int:
-    return len({run.config.seed for run in runs})
-
-
-def _lead_figure(profile: str, runs: Sequence[Run]) -> str:
-    return interactive_curves(
-        curves(runs),
-        [("train", "loss", "cross-entropy (nats)"), ("test", "accuracy", "share of images right")],
-        alt="Training loss and test accuracy of LeNet-5 by epoch, with and without batch normalization, "
-        "with bands over seeds.",
-        caption=f"LeNet-5 with and without batch normalization: means over seeds{spread(_seeds(runs))}. Profile "
-        f"{profile}, {measured_on(runs)}.",
-    )
-
-
-def overview_svg() -> str:
-    """The README's picture: test accuracy by epoch of the lead experiment; empty before it has published results."""
-    with paths.only(paths.published()):  # it is a part of the repository, one's own results are not
-        _, runs = find(_LEAD).published_runs()
-    if not runs:
-        return ""
-    frame = curves(runs)
-    with look.panel(7.2, 3.2) as (figure, axes):
-        draw_curves(axes, frame[frame["split"] == "test"], "accuracy")
-        dataset = frame["dataset"].iloc[0].replace("_", "-").title().replace("Mnist", "MNIST")
-        axes.set(
-            xlabel="epoch",
-            ylabel="test accuracy",
-            title=f"LeNet-5 on {dataset}: mean{spread(_seeds(runs))}",
-        )
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.legend()
-    return look.svg(figure, background="white") + "\n"

@@ -1,10 +1,13 @@
 """The ledger of statements, a line each, and a page for every statement."""
 
+import html
+import json
 import math
 import textwrap
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+from urllib.parse import urlencode
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -37,22 +40,59 @@ def badge_classes(verdict: str) -> list[str]:
     return [f"sd-outline-{color}", f"sd-text-{color}"] if line else [f"sd-bg-{color}", f"sd-bg-text-{color}"]
 
 
+def badge_html(verdict: str) -> str:
+    """The same label in HTML."""
+    return f'<span class="sd-badge {" ".join(badge_classes(verdict))}">{verdict}</span>'
+
+
 def ledger(judged: Sequence[Judged], sources: Mapping[str, Any]) -> str:
-    """Counts by document and verdict, how definitions are judged, then a line for every statement."""
+    """Counts by document and verdict, how definitions are judged, what can be chosen, a line for every statement."""
     counts = {source: Counter(j.verdict for j in judged if j.source == source) for source in sources}
     total = Counter(j.verdict for j in judged)
-    rows = [[badge(v), *(c[v] or "" for c in counts.values()), total[v]] for v in VERDICTS]
-    rows.append(["**statements**", *(c.total() for c in counts.values()), f"**{total.total()}**"])
+    rows = [
+        [badge(v), *(_counted(c[v], verdict=v, source=s) for s, c in counts.items()), _counted(total[v], verdict=v)]
+        for v in VERDICTS
+    ]
+    rows.append(["**statements**", *(_counted(c.total(), source=s) for s, c in counts.items()), f"**{total.total()}**"])
     head = ["verdict", *(f"[{s}](#{s.lower()})" for s in sources), "all"]
-    blocks = [markdown.table(head, rows, "lrrrrrr"), _DEFINITIONS]
+    blocks = [markdown.table(head, rows, "lrrrrrr"), _DEFINITIONS, _form(judged, sources)]
     for source, about in sources.items():
-        lines = [[f"[{j.id}](#{j.id.lower()})", j.statement, badge(j.verdict)] for j in judged if j.source == source]
         blocks += [
             f"({source.lower()})=\n## {source}: {about['title']}",
             f"A {about['kind']} {{cite}}`{about['cite']}`. {about['note']}",
-            markdown.table(["", "statement", "verdict"], lines),
+            _lines([j for j in judged if j.source == source]),
         ]
     return "\n\n".join(blocks)
+
+
+def _counted(count: int, **chosen: str) -> str:
+    """A number that leads to the lines that it counts."""
+    return f'<a href="#{urlencode(chosen)}">{count}</a>' if count else ""
+
+
+def _form(judged: Iterable[Judged], sources: Iterable[str]) -> str:
+    named = {name: look.label(name) for one in judged for name in one.normalizers}
+    fields = [
+        markdown.choice("verdict", "Verdict", "all", {v: v for v in VERDICTS}),
+        markdown.choice("source", "Document", "all", {s: s for s in sources}),
+        markdown.choice("normalizer", "Normalizer", "all", dict(sorted(named.items(), key=lambda item: item[1]))),
+        markdown.choice("kind", "Kind", "all", KINDS),
+    ]
+    return markdown.raw(markdown.form("".join(fields), "statements", "No statement is all of this."))
+
+
+def _lines(judged: Iterable[Judged]) -> str:
+    """A table with a line for each statement, which can be chosen by its verdict and what it is about."""
+    rows = []
+    for one in judged:
+        facets = {"verdict": [one.verdict], "source": [one.source], "normalizer": one.normalizers, "kind": [one.kind]}
+        item = html.escape(json.dumps({"facets": facets}))
+        link = f'<a href="statements/{one.id.lower()}.html">{one.id}</a>'
+        cells = (link, html.escape(one.statement), badge_html(one.verdict))
+        rows.append(f'<tr data-item="{item}">{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>')
+    head = '<tr><th scope="col">number</th><th scope="col">statement</th><th scope="col">verdict</th></tr>'
+    table = f'<table class="table nc-ledger"><thead>{head}</thead><tbody>{"".join(rows)}</tbody></table>'
+    return markdown.raw(table)
 
 
 def page(judged: Judged, about: Mapping[str, Any], pages: Mapping[str, str]) -> str:
@@ -136,8 +176,8 @@ def _effect(leaf: Part) -> Figure:
                       marker="o", markersize=6.5, markeredgewidth=0, elinewidth=1.6)  # fmt: skip
         axes.set_yticks([])
         axes.grid(visible=True, axis="x")
-        axes.set_title("\n".join(textwrap.wrap(leaf.says, 52)), fontsize=9)
-        axes.set_xlabel("\n".join(textwrap.wrap(leaf.measured, 60)), fontsize=8.5)
+        axes.set_title("\n".join(textwrap.wrap(leaf.says, 46)), fontsize=10.5)
+        axes.set_xlabel("\n".join(textwrap.wrap(leaf.measured, 48)), fontsize=10.5)
     return figure
 
 

@@ -26,25 +26,37 @@ def draw_measures(
         measures: column -> what stands at the axis.
         logy: measures on a logarithmic axis.
     """
-    looks, ticks = styles(by, table[by]), sorted(table[x].unique())
-    figures: list[Figure] = []
+    figures = []
     for metric, label in measures.items():
-        with panel() as (figure, axes):
-            figure.numbers = numbers = intervals(table, [by, x], metric)
-            for i, (name, rows) in enumerate(numbers.groupby(by, sort=False)):
-                style, line = looks[str(name)], rows.sort_values(x)
-                aside = 1 + 0.03 * (i - (len(looks) - 1) / 2)  # so that intervals do not cover each other
-                axes.errorbar(
-                    line[x] * aside, line["mean"], yerr=_error(line), color=style.color, marker=style.marker,
-                    linestyle=style.dash, markeredgewidth=0, elinewidth=1, label=style.label,
-                )  # fmt: skip
-            axes.set(xscale="log", xlabel=AXES.get(x, x), ylabel=label)
-            axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-            axes.xaxis.minorticks_off()
-            if metric in logy:
-                log_scale(axes)
+        figure = draw_intervals(intervals(table, [by, x], metric), x=x, by=by, label=label)
+        if metric in logy:
+            log_scale(figure.axes[0])
         figures.append(figure)
     return figures
+
+
+def draw_intervals(numbers: pd.DataFrame, *, x: str, by: str, label: str, width: float = 4.4) -> Figure:
+    """A panel of means and intervals against a setting (log), a line for each value of ``by``.
+
+    Args:
+        numbers: ``by``, ``x``, ``mean``, ``low``, ``high``.
+        label: what stands at the vertical axis.
+        width: of the panel, in inches.
+    """
+    looks, ticks = styles(by, numbers[by]), sorted(numbers[x].unique())
+    with panel(width) as (figure, axes):
+        figure.numbers = numbers
+        for i, (name, rows) in enumerate(numbers.groupby(by, sort=False)):
+            style, line = looks[str(name)], rows.sort_values(x)
+            aside = 1 + 0.03 * (i - (len(looks) - 1) / 2)  # so that intervals do not cover each other
+            axes.errorbar(
+                line[x] * aside, line["mean"], yerr=_error(line), color=style.color, marker=style.marker,
+                linestyle=style.dash, markeredgewidth=0, elinewidth=1, label=style.label,
+            )  # fmt: skip
+        axes.set(xscale="log", xlabel=AXES.get(x, x), ylabel=label)
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.xaxis.minorticks_off()
+    return figure
 
 
 def draw_ranking(
@@ -57,7 +69,7 @@ def draw_ranking(
     """
     numbers = intervals(table, [by], metric).sort_values("mean", kind="stable")
     looks = styles(by, numbers[by])
-    with panel(5.2, 0.9 + 0.27 * len(numbers)) as (figure, axes):
+    with panel(4.4, 0.9 + 0.27 * len(numbers)) as (figure, axes):
         figure.numbers = numbers
         for place, (name, row) in enumerate(numbers.set_index(by).iterrows()):
             style = looks[str(name)]
@@ -119,7 +131,7 @@ def draw_heat(
         figure.numbers = means.melt(var_name=x, value_name=metric, ignore_index=False).reset_index()
         axes.grid(visible=False)
         sns.heatmap(
-            means, ax=axes, cmap="viridis_r", vmax=top, linewidths=0.5, annot=True, fmt=".2f", annot_kws={"size": 8},
+            means, ax=axes, cmap="viridis_r", vmax=top, linewidths=0.5, annot=True, fmt=".2f", annot_kws={"size": 10},
             cbar_kws={"label": label, "pad": 0.015, "extend": "max" if top else "neither"},
         )  # fmt: skip
         for row, column in np.argwhere(diverged.to_numpy()):
@@ -210,7 +222,7 @@ def _label(axes: Axes, points: Mapping[str, tuple[float, float]]) -> None:
     for name, point in points.items():
         away = placed[name] - float(at[name][1])
         line = {"arrowstyle": "-", "linewidth": 0.5, "alpha": 0.5} if away > _LABEL_HEIGHT else None
-        axes.annotate(name, point, xytext=(sides[name] * 12, away), textcoords="offset points", fontsize=8.5,
+        axes.annotate(name, point, xytext=(sides[name] * 12, away), textcoords="offset points", fontsize=10,
                       ha="left" if sides[name] > 0 else "right", arrowprops=line)  # fmt: skip
 
 
@@ -221,7 +233,7 @@ def _free_side(name: str, at: Mapping[str, Any]) -> int:
     return -1 if any(x > 0 for x, _ in beside) and not any(x < 0 for x, _ in beside) else 1
 
 
-_LABEL_WIDTH, _LABEL_HEIGHT = 90, 11  # points
+_LABEL_WIDTH, _LABEL_HEIGHT = 105, 13  # points
 
 
 def _error(numbers: pd.DataFrame) -> list[pd.Series]:

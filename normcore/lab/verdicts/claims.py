@@ -90,6 +90,11 @@ class Judged:
         """The parts that enter the verdict, those of an "or" one by one."""
         return [leaf for part in self.parts for leaf in part.leaves()]
 
+    @property
+    def first_measured(self) -> Part | None:
+        """The first part of which there is a number."""
+        return next((leaf for leaf in self.leaves if not math.isnan(leaf.effect.mean)), None)
+
     def to_json(self) -> dict[str, Any]:
         known = {name: getattr(self, name) for name in self.__dataclass_fields__}
         known |= {name: None if math.isnan(known[name]) else known[name] for name in ("p", "q")}

@@ -1,11 +1,16 @@
 """The guide: groups that can be told apart, and what is said of them."""
 
+import html
+import json
+import re
+
 import numpy as np
 import pandas as pd
 
-from normcore.lab.book.guide import guide, in_short
+from normcore.lab.book.guide import guide, in_short, rank, read
 from normcore.lab.compare.battery import Comparison, Workload
 from normcore.lab.compare.standing import groups
+from normcore.lab.verdicts.claims import Judged
 
 from ..compare.test_battery import battery
 
@@ -47,21 +52,53 @@ def test_in_short() -> None:
     assert in_short(unsure, RIGHT, told) == "With these seeds no normalizer can be told from the first."
 
 
-def test_the_page_has_every_workload_with_differences_from_bn() -> None:
+def compared() -> Comparison:
+    """Three normalizers in every workload of a battery, of which IN cannot stand in the transformer."""
     study = battery(["none", "bn", "in"])
     study.refused["transformer", "in"] = "it needs positions"
     found = [scores(w, none=0.7, bn=0.9, **{"in": 0.8}) for w in study.workloads if w.name != "transformer"]
-    text = guide(Comparison("quick", study, [], pd.concat([*found, scores(study.workloads[-2], none=2.0, bn=1.0)])))
+    return Comparison("quick", study, [], pd.concat([*found, scores(study.workloads[-2], none=2.0, bn=1.0)]))
+
+
+STATEMENTS = [Judged(s, "ord", f"What {s} says.", "supported") for s in ("S2-05", "S2-09", "S2-12")]
+
+
+def test_the_page_has_every_workload_with_differences_from_bn() -> None:
+    text = guide(compared(), STATEMENTS)
     assert "| BN | **1** |" in text
     assert "| no norm | 3 |" in text
     assert "(guide-batch-2)=" in text
-    assert "[S2-09](#s2-09)" in text
+    assert "- [S2-09](#s2-09) What S2-09 says." in text
     assert "It cannot stand there: IN." in text
-    assert text.count("| 1 | BN |") == len(study.workloads) - 1  # its loss of the LSTM is the highest
+    assert text.count("| 1 | BN |") == len(compared().battery.workloads) - 1  # its loss of the LSTM is the highest
     assert "-0.1 [" in text
 
 
-def test_without_five_seeds_there_is_no_guide() -> None:
+def test_every_answer_that_can_be_given_leads_somewhere() -> None:
+    text = guide(compared(), STATEMENTS)
+    items = [json.loads(html.unescape(found)) for found in re.findall(r'data-item="([^"]+)"', text)]
+    questions = read()["questions"]
+    for name, question in questions.items():
+        offered = {answer for item in items for answer in item["facets"].get(name, ())}
+        assert offered <= set(question["answers"])
+        for answer in set(question["answers"]) - {"4"}:  # the battery of this test has no batches of 4
+            assert any(answer in item["facets"].get(name, [answer]) and item["says"] for item in items)
+    unmeasured = next(item for item in items if item["title"] == "Generating and restyling images")
+    assert unmeasured["says"].startswith("not measured here")
+
+
+def test_cost_and_company_are_of_the_layers() -> None:
+    text = guide(
+        Comparison("smoke", battery(["bn"]), [], pd.DataFrame(columns=["workload", "norm", "seed", "value"])), []
+    )
+    assert "| BN | current input | running averages | yes |" in text
+    assert "| LN | current input | current input | no |" in text
+    assert "| VirtualBN | current input, reference batch | current input, reference batch | no |" in text
+    assert "times as long as with BN" in text
+
+
+def test_without_five_seeds_nothing_is_ranked() -> None:
     few = scores(RIGHT, bn=0.9)
-    text = guide(Comparison("smoke", battery(["bn"]), [], few[few["seed"] < 2]))
-    assert text.startswith("Nothing is measured yet")
+    comparison = Comparison("smoke", battery(["bn"]), [], few[few["seed"] < 2])
+    assert rank(comparison) == {}
+    assert "Nothing is compared yet with the 5 seeds that this takes." in guide(comparison, [])

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from normcore.lab import catdog, paths
-from normcore.lab.book import pages, statements
+from normcore.lab import catdog
+from normcore.lab.book import pages
 from normcore.lab.runs.experiments import experiments
 from normcore.lab.runs.store import Store
 from normcore.lab.stats import Interval
@@ -15,29 +15,6 @@ from normcore.lab.verdicts.claims import NOT_MEASURED, Judged
 from normcore.lab.verdicts.predicates import REFUTED, SUPPORTED, Part
 
 from ..helpers import made_up, run_of
-
-
-def test_the_ledger_shows_every_statement_with_its_verdict() -> None:
-    judged = claims.judge_all()
-    text = statements.ledger(judged, claims.read()["sources"])
-    for claim in judged:
-        (line,) = [line for line in text.splitlines() if line.startswith(f"| [{claim.id}](#{claim.id.lower()}) |")]
-        assert f"`{claim.verdict}`" in line
-        assert claim.statement.strip() in line
-    assert text.splitlines()[2 + len(claims.VERDICTS)] == "| **statements** | 26 | 16 | 14 | 12 | 8 | **76** |"
-
-
-def test_the_summary_counts_what_the_ledger_shows() -> None:
-    judged = claims.judge_all()
-    text = pages.summary(judged)
-    found = {v: int(n) for n, v in re.findall(r"(\d+) (" + "|".join(claims.VERDICTS) + ")", text.splitlines()[0])}
-    assert sum(found.values()) == len(judged) == 76
-
-
-def test_without_results_the_pages_say_so(store: Path) -> None:
-    judged = pages.summary(claims.judge_all())
-    assert "56 not measured yet" in judged  # definitions need no results, and the benchmark of steps is published
-    assert pages.overview_svg() == ""
 
 
 @pytest.mark.parametrize(
@@ -55,12 +32,22 @@ def test_the_facts_of_runs_are_said() -> None:
     assert pages._run_facts([]) == [["runs", "none"]]
 
 
-def test_the_readme_s_picture_is_of_the_published_results() -> None:
-    """The picture's means are those of the committed results, so that it cannot go stale unnoticed."""
-    picture = (paths.root() / "book" / "_assets" / "overview.svg").read_text(encoding="utf-8")
-    expected = pages.overview_svg()
-    numbers = [[float(v) for v in re.findall(r"-?\d+\.\d+", text)] for text in (picture, expected)]
-    assert numbers[0] == pytest.approx(numbers[1], abs=0.01)
+# --- the page of an experiment ---------------------------------------------------------------------------
+
+
+def test_the_answer_of_an_experiment_has_its_statements_with_what_was_measured() -> None:
+    part = Part("it is", "loss, BN minus LN", Interval(-0.2, -0.3, -0.1), 5, SUPPORTED)
+    judged = [
+        Judged("S0-01", "ord", "It is.", SUPPORTED, experiment="catdog-lr", profile="half", parts=(part,)),
+        Judged("S0-02", "ord", "It is not.", NOT_MEASURED, experiment="catdog-lr", reason="no runs"),
+        Judged("S0-04", "ord", "Elsewhere.", SUPPORTED, experiment="catdog-batch", parts=(part,)),
+    ]
+    text = pages.answer(experiments()["catdog-lr"], judged)
+    assert text.startswith("**Supported: [S0-01](#s0-01); not measured yet: [S0-02](#s0-02).**")
+    assert "| It is. | loss, BN minus LN: -0.2000 [-0.3000, -0.1000] (`half`, seeds: 5) | {bdg-success}" in text
+    assert "| It is not. | no runs |" in text
+    assert "Elsewhere" not in text
+    assert text.endswith("[How it was run](#how-catdog_lr): `normcore run catdog-lr --profile half`.")
 
 
 # --- the page of a study ---------------------------------------------------------------------------------

@@ -2,12 +2,15 @@
 
 import base64
 import io
+import json
 import re
 
 import pandas as pd
+from bs4 import BeautifulSoup
 
 from normcore.lab.book import statements
 from normcore.lab.stats import Interval
+from normcore.lab.verdicts import claims
 from normcore.lab.verdicts.claims import Judged
 from normcore.lab.verdicts.predicates import REFUTED, SUPPORTED, Part, any_of
 
@@ -26,6 +29,29 @@ def judged(*parts: Part) -> Judged:
         "S0-01", "ord", "It is so.", SUPPORTED, note="A note.", quote={"zh": "是", "en": "it is"},
         experiment="catdog-lr", parts=parts,
     )  # fmt: skip
+
+
+def test_the_ledger_shows_every_statement_with_its_verdict_and_what_it_is_chosen_by() -> None:
+    judged = claims.judge_all()
+    text = statements.ledger(judged, claims.read()["sources"])
+    rows = BeautifulSoup(text, "html.parser").select("tr[data-item]")
+    assert len(rows) == len(judged) == 76
+    for row, claim in zip(rows, judged, strict=True):
+        link, said, verdict = row.find_all("td")
+        assert link.a["href"] == f"statements/{claim.id.lower()}.html"
+        assert said.text == claim.statement
+        assert verdict.text == claim.verdict
+        facets = json.loads(str(row["data-item"]))["facets"]
+        assert (facets["verdict"], facets["source"]) == ([claim.verdict], [claim.source])
+        assert facets["normalizer"] == list(claim.normalizers)
+
+
+def test_the_numbers_of_the_ledger_lead_to_what_they_count() -> None:
+    judged = [Judged(f"S0-0{n}", "ord", "It is so.", SUPPORTED) for n in range(3)]
+    text = statements.ledger(judged, {"S0": {"title": "A document", "kind": "post", "cite": "x", "note": "N."}})
+    assert '<a href="#verdict=supported&source=S0">3</a>' in text
+    assert '<a href="#verdict=supported">3</a>' in text
+    assert "refuted&source" not in text
 
 
 def test_it_has_the_verdict_the_effects_and_the_runs() -> None:

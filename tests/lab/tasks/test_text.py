@@ -123,7 +123,7 @@ def test_a_scale_behind_the_embeddings_begins_with_the_root_of_the_width_and_is_
     for options in ({}, {"embedding_scale": True}):
         torch.manual_seed(0)
         nets.append(text.Transformer(norm, 11, 9, width=16, heads=2, blocks=1, **options))
-    plain, scaled = (net(torch.arange(9)[None]) for net in nets)
+    _, scaled = (net(torch.arange(9)[None]) for net in nets)
     torch.testing.assert_close(seen[3], 4 * seen[0])  # what the first layer is given
     scaled.sum().backward()
     assert nets[1].scale.grad

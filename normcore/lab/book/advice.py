@@ -1,0 +1,102 @@
+"""A normalizer's place: when to use it by the sources and by what was measured, and where it stands everywhere.
+
+``book/advice.yml`` has what the sources advise; the rest is computed. The page of each normalizer includes both parts.
+"""
+
+import html
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from .. import paths
+from ..bench.steps import step_costs
+from ..compare.battery import Comparison, Workload
+from ..compare.standing import mean_values
+from ..errors import LabError
+from ..figures.look import label
+from ..files import read_yaml
+from ..verdicts.claims import NOT_MEASURED, NOT_TESTABLE, Judged
+from . import markdown
+from .guide import REFERENCE, Ranked, difference, link, place_of
+
+_GREY = '<span class="nc-unmeasured">not measured here</span>'
+
+
+def read() -> dict[str, list[dict[str, Any]]]:
+    """``book/advice.yml``."""
+    found: dict[str, list[dict[str, Any]]] = read_yaml(paths.root() / "book" / "advice.yml")
+    return found
+
+
+def advice(norm: str, judged: Iterable[Judged], comparison: Comparison, ranked: Ranked) -> str:
+    """Two columns: what the sources say of when to use it, and what was measured of that."""
+    statements = {j.id: j for j in judged}
+    rows = []
+    for entry in read().get(norm, []):
+        said = f"{entry['says']} {', '.join(map(link, entry['sources']))}"
+        found = [words for s in entry["sources"] if (words := _effect(statements[s]))]
+        found += [words for w in entry.get("workloads", []) if (words := _standing(norm, w, comparison, ranked))]
+        rows.append([said, "<br>".join(found) or _GREY])
+    if not rows:
+        return "The sources say nothing of when to use it."
+    return markdown.table(["the sources say", "we measured"], rows)
+
+
+def _effect(judged: Judged) -> str:
+    """The first part of a statement that has an effect, as it was measured; nothing of what has none."""
+    if judged.verdict in (NOT_MEASURED, NOT_TESTABLE):
+        return ""
+    leaf = judged.first_measured
+    return f"{judged.id}: {html.escape(leaf.found)}" if leaf else ""
+
+
+def _standing(norm: str, name: str, comparison: Comparison, ranked: Ranked) -> str:
+    """The group of a normalizer in a workload, and its difference from the reference; of the reference itself the best
+    of the workload instead."""
+    place = place_of(ranked.get(name, ()), norm)
+    if place is None:
+        return ""
+    workload = _workload(comparison, name)
+    scores = comparison.scores.dropna(subset=["value"])
+    apart = difference(scores, workload, norm)
+    if norm == REFERENCE:
+        means = mean_values(scores, workload)
+        best = str(means.index[0])
+        apart = "" if best == norm else f"{difference(scores, workload, best)} of {label(best)}"
+        words = f", the best differs from it by {apart}" if apart else ""
+    else:
+        words = f", minus {label(REFERENCE)} {apart}" if apart else ""
+    return f"[{workload.title}](#guide-{name}): group {place} of {len(ranked[name])}{words}"
+
+
+def _workload(comparison: Comparison, name: str) -> Workload:
+    return next(w for w in comparison.battery.workloads if w.name == name)
+
+
+def everywhere(norm: str, judged: Sequence[Judged], comparison: Comparison, ranked: Ranked) -> str:
+    """What was measured of it: its group in each workload, what a step costs, the statements about it."""
+    blocks = []
+    places = [_standing(norm, w.name, comparison, ranked) for w in comparison.battery.workloads]
+    if lines := [f"- {line}" for line in places if line]:
+        blocks += [f"In [the comparison](../runs/compare.ipynb), {comparison.note}", "\n".join(lines)]
+    if cost := _cost(norm):
+        blocks.append(cost)
+    own = [j for j in judged if norm in j.normalizers]
+    if own:
+        blocks += ["The statements about it:", "\n".join(f"- {link(j.id)} {j.statement}" for j in own)]
+    return "\n\n".join(blocks) or "Nothing so far."
+
+
+def _cost(norm: str) -> str:
+    """What a step of training costs with it."""
+    try:
+        costs = step_costs().set_index("variant")
+    except LabError:
+        return ""
+    if norm not in costs.index:
+        return ""
+    row = costs.loc[norm]
+    return (
+        f"A step of the cats and dogs takes {row['ms']:.3g} ms on one core of a CPU, {row['of_bn']:.2f} times as long "
+        f"as with {label(REFERENCE)}, and keeps {row['saved_mb']:.3g} MB for the backward pass "
+        "([speed](../speed.md))."
+    )

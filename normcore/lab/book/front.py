@@ -1,0 +1,114 @@
+"""The front page: the verdicts as one bar, what a reader would tell a colleague, and one figure; and the README's."""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from urllib.parse import urlencode
+
+from matplotlib.ticker import MaxNLocator
+
+from ...factory import NORMS
+from .. import paths
+from ..compare.battery import LONG, Comparison
+from ..compare.report import standings
+from ..figures import look
+from ..figures.charts import draw_intervals
+from ..figures.curves import draw_curves
+from ..runs.experiments import find
+from ..runs.store import Run
+from ..stats import spread
+from ..verdicts.claims import REFUTED, SUPPORTED, VERDICTS, Judged, read
+from ..verdicts.tables import curves
+from .guide import REFERENCE, in_short, link, rank
+from .markdown import raw
+from .statements import badge_classes
+
+_TOLD = ("batch-2", "lstm")  # the workloads of the comparison that the start page tells of
+
+
+def front(judged: Sequence[Judged], compared: Comparison) -> str:
+    """The start page: the verdicts as one bar, what a reader would tell a colleague, and one figure."""
+    ranked = rank(compared)
+    found = [f"**{w.title}.** {in_short(compared.scores.dropna(subset=['value']), w, ranked[w.name])} "
+             f"[More](#guide-{w.name})" for w in compared.battery.workloads if w.name in _TOLD and ranked]  # fmt: skip
+    clear = sorted((j for j in judged if not math.isnan(j.p)), key=lambda j: j.p)
+    for verdict in (SUPPORTED, REFUTED):
+        found += [_most_clearly(one) for one in [j for j in clear if j.verdict == verdict][:1]]
+    blocks = [_bar(judged), "\n".join(f"- {line}" for line in found)]
+    if ranked:
+        blocks.append(raw(_small_batches(compared)))
+    return "\n\n".join(filter(None, blocks))
+
+
+def _bar(judged: Sequence[Judged]) -> str:
+    """How many of each verdict, as one bar whose parts lead into the ledger."""
+    counts = Counter(j.verdict for j in judged)
+    parts = "".join(
+        f'<a class="{" ".join(badge_classes(v))}" style="flex-grow:{counts[v]}" '
+        f'href="claims.html#{urlencode({"verdict": v})}">{counts[v]} {v}</a>'
+        for v in VERDICTS if counts[v]
+    )  # fmt: skip
+    return raw(f'<div class="nc-bar" role="group" aria-label="The verdicts on {len(judged)} statements">{parts}</div>')
+
+
+def _most_clearly(judged: Judged) -> str:
+    leaf, said = judged.first_measured, judged.statement.rstrip(".")
+    found = f": {leaf.found}" if leaf else ""
+    return f"**Most clearly {judged.verdict}**: {said} ({link(judged.id)}){found}."
+
+
+def _small_batches(compared: Comparison) -> str:
+    """The difference of each known normalizer from BN, against the batch size."""
+    battery = compared.battery
+    sizes = {f"batch-{n}": n for n in battery.batch_sizes} | {LONG: battery.images["batch_size"]}
+    studied = [w for w in battery.workloads if w.name in sizes]
+    known = [norm for norm in battery.norms if norm in NORMS and norm != REFERENCE]
+    scores = compared.scores.dropna(subset=["value"])
+    rows = standings(scores, battery, known, [REFERENCE])
+    rows = rows[rows["workload"].isin(sizes)].assign(batch_size=rows["workload"].map(sizes), mean=rows["difference"])
+    figure = draw_intervals(rows, x="batch_size", by="norm", width=6.4,
+                            label=f"test accuracy minus {look.label(REFERENCE)}'s")  # fmt: skip
+    axes, least = figure.axes[0], studied[0].least
+    axes.axhspan(-least, least, color="#808080", alpha=0.2, linewidth=0)
+    axes.axhline(0, color="#808080", linewidth=0.9)
+    return look.show(
+        figure, legend=known,
+        alt="The test accuracy of each normalizer minus that of BN against the batch size, with intervals, around a "
+        "grey band of differences too small to matter.",
+        caption=f"Do small batches speak against BN? {battery.images['model']} on {battery.images['dataset']}, each "
+        "normalizer at its own learning rate: test accuracy minus BN's, means with 95 % intervals. In the grey band a "
+        f"difference is too small to matter. {compared.note.replace('`', '')}",
+    )  # fmt: skip
+
+
+def documents() -> str:
+    """Who the sources are, in a line each."""
+    return "\n".join(f"- [{name}](#{name.lower()}): {about['title']}, a {about['kind']} {{cite}}`{about['cite']}`."
+                     for name, about in read()["sources"].items())  # fmt: skip
+
+
+_LEAD = "fashion-lenet"  # the experiment of the README's picture
+
+
+def _seeds(runs: Sequence[Run]) -> int:
+    return len({run.config.seed for run in runs})
+
+
+def overview_svg() -> str:
+    """The README's picture: test accuracy by epoch of the lead experiment; empty before it has published results."""
+    with paths.only(paths.published()):  # it is a part of the repository, one's own results are not
+        _, runs = find(_LEAD).published_runs()
+    if not runs:
+        return ""
+    frame = curves(runs)
+    with look.panel(7.2, 3.2) as (figure, axes):
+        draw_curves(axes, frame[frame["split"] == "test"], "accuracy")
+        dataset = frame["dataset"].iloc[0].replace("_", "-").title().replace("Mnist", "MNIST")
+        axes.set(
+            xlabel="epoch",
+            ylabel="test accuracy",
+            title=f"LeNet-5 on {dataset}: mean{spread(_seeds(runs))}",
+        )
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.legend()
+    return look.svg(figure, background="white") + "\n"

@@ -1,0 +1,68 @@
+"""When to use a normalizer: what the sources say beside what was measured."""
+
+import pytest
+
+from normcore.factory import NORMS
+from normcore.lab.book import advice
+from normcore.lab.book.guide import rank
+from normcore.lab.stats import Interval
+from normcore.lab.verdicts import claims
+from normcore.lab.verdicts.claims import NOT_MEASURED, Judged
+from normcore.lab.verdicts.predicates import REFUTED, Part
+
+from .test_guide import compared
+
+ADVISED = {statement for entries in advice.read().values() for entry in entries for statement in entry["sources"]}
+
+
+def judged(statement: str) -> Judged:
+    """Refuted by an effect, if it is the one that the tests look at."""
+    if statement != "S2-04":
+        return Judged(statement, "ord", "It is so.", NOT_MEASURED)
+    part = Part("it is", "test accuracy, BN minus GN", Interval(-0.2, -0.3, -0.1), 5, REFUTED)
+    return Judged(statement, "ord", "It is so.", REFUTED, parts=(part,), normalizers=("bn",))
+
+
+def test_it_is_of_the_book_s_normalizers_and_statements_and_of_workloads_that_there_are() -> None:
+    assert set(advice.read()) == set(NORMS) - {"none"}
+    assert {j["id"] for j in claims.read()["claims"]} >= ADVISED
+    named = {w for entries in advice.read().values() for entry in entries for w in entry.get("workloads", [])}
+    assert named <= {
+        "short",
+        "long",
+        "batch-2",
+        "batch-4",
+        "batch-8",
+        "one-class",
+        "outliers",
+        "rates",
+        "lstm",
+        "transformer",
+    }
+
+
+def test_what_was_measured_stands_beside_what_is_said() -> None:
+    comparison = compared()
+    text = advice.advice("bn", [judged(s) for s in ADVISED], comparison, rank(comparison))
+    (small,) = [line for line in text.splitlines() if "small batches" in line]
+    said, found = small.strip("| ").split(" | ")
+    assert "[S2-04](#s2-04)" in said
+    assert "S2-04: test accuracy, BN minus GN: -0.2000 [-0.3000, -0.1000]" in found
+    assert "[Batches of 2](#guide-batch-2): group 1 of 3" in found
+    (style,) = [line for line in text.splitlines() if "style transfer" in line]
+    assert style.endswith("not measured here</span> |")
+
+
+def test_of_another_normalizer_its_difference_from_bn_is_said() -> None:
+    comparison = compared()
+    text = advice.everywhere("in", [judged(s) for s in ADVISED], comparison, rank(comparison))
+    assert "- [Batches of 2](#guide-batch-2): group 2 of 3, minus BN -0.1 [" in text
+    assert "guide-transformer" not in text  # where it cannot stand
+
+
+@pytest.mark.parametrize("norm", ["bn", "lrn"])
+def test_a_page_has_its_statements_and_costs(norm: str) -> None:
+    comparison = compared()
+    text = advice.everywhere(norm, [judged(s) for s in ADVISED], comparison, rank(comparison))
+    assert ("- [S2-04](#s2-04) It is so." in text) == (norm == "bn")
+    assert "A step of the cats and dogs takes" in text

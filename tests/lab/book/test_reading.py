@@ -1,0 +1,55 @@
+"""Experiments in a reader's order."""
+
+from typing import Any
+
+import nbformat
+import pytest
+
+from normcore.lab.book.reading import reordered
+from normcore.lab.runs.experiments import experiments
+
+
+def cell(kind: str, source: str, *tags: str) -> dict[str, Any]:
+    return {"cell_type": kind, "source": source, "metadata": {"tags": list(tags)}}
+
+
+def test_the_answer_comes_first_and_how_it_was_run_last() -> None:
+    cells = [
+        cell("markdown", "# Title"),
+        cell("markdown", "## Protocol"),
+        cell("code", "seeds = 2", "parameters"),
+        cell("code", "seeds = 5", "injected-parameters"),
+        cell("code", "run()"),
+        cell("markdown", "## A figure"),
+        cell("code", "draw()", "hide-input"),
+        cell("markdown", "## The figure"),
+        cell("code", "show()", "hide-input", "answer"),
+        cell("markdown", "## Verdicts"),
+    ]
+    found = reordered(cells, "trial")
+    assert [c["source"] for c in found] == [
+        "# Title",
+        "```{include} ../_generated/answer_trial.md\n```",
+        "## The figure",
+        "show()",
+        "## A figure",
+        "draw()",
+        "## Verdicts",
+        "(how-trial)=\n## How it was run",
+        "### Protocol",
+        "seeds = 2",
+        "seeds = 5",
+        "run()",
+    ]
+    assert all("hide-input" in c["metadata"]["tags"] for c in found if c["cell_type"] == "code")
+    assert "hide-input" not in cells[2]["metadata"]["tags"]  # the notebook is as it was
+
+
+@pytest.mark.parametrize("name", experiments())
+def test_every_experiment_has_a_figure_that_answers(name: str) -> None:
+    cells = nbformat.read(experiments()[name].notebook, as_version=4).cells
+    (answer,) = [c for c in cells if "answer" in c.metadata.get("tags", [])]
+    assert "hide-input" in answer.metadata["tags"]
+    found = reordered(cells, "x")
+    assert len(found) == len(cells) + 2
+    assert found.index(next(c for c in found if c["source"] == answer.source)) in (2, 3)
