@@ -43,4 +43,4 @@ bench: $(DONE)
 	$(BIN)/normcore bench steps
 
 clean:
-	rm -rf _build book/runs book/normalizers book/_generated book/statements .snakemake
+	rm -rf _build book/runs book/normalizers book/_generated book/statements book/_assets/runs .snakemake

@@ -29,7 +29,7 @@ with open("book/advice.yml", encoding="utf-8") as advice:
     LAYERS = list(yaml.safe_load(advice))
 GENERATED = [
     *("front.md", "documents.md", "claims.md", "guide.md", "newcomers.md", "newcomers_standing.md", "status.md", "speed.md"),
-    *("catdog.md", "catdog_overview.md", "promises.md", "statistics.md", "verdicts.json"),
+    *("catdog.md", "catdog_overview.md", "promises.md", "explorer.md", "statistics.md", "verdicts.json"),
 ]
 MATHJAX = "book/_assets/mathjax/tex-chtml.js"
 
@@ -164,6 +164,7 @@ rule pages:
         expand("book/_generated/answer_{name}.md", name=NOTEBOOKS),
         expand("book/_generated/{part}_{name}.md", part=["advice", "everywhere"], name=LAYERS),
         expand("book/statements/{id}.md", id=STATEMENTS),
+        expand("book/_assets/runs/{name}.js", name=[name.replace("_", "-") for name in NOTEBOOKS]),
     shell:
         "exec normcore book"
 

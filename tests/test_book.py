@@ -44,7 +44,7 @@ def table_of_contents() -> list[str]:
 PAGES = table_of_contents()
 #: a page of each kind
 KINDS = [
-    "index", "choose", "method", "claims", "statements/s0-14", "speed", "catdog", "newcomers", "api",
+    "index", "choose", "method", "claims", "explorer", "statements/s0-14", "speed", "catdog", "newcomers", "api",
     "runs/large_rates", "runs/compare", "normalizers/bn",
 ]  # fmt: skip
 # Of the pages of statements some: an "or", several parts, a definition, one that nothing has tested.
@@ -378,6 +378,35 @@ def test_the_guide_answers_a_choice(site: Path, reader: Reader) -> None:
         page.locator(".nc-select output").inner_text()
         == "Detecting objects: not measured here; the sources give advice."
     )
+    assert watched.complaints == []
+
+
+@pytest.mark.browser
+def test_runs_are_explored_from_a_disk_and_the_view_stands_in_the_address(site: Path, reader: Reader) -> None:
+    watched = reader()
+    page = watched.page
+    page.goto(f"{site.as_uri()}/explorer.html#experiment=compare&f.batch_size=4")
+    rows = page.locator("#nc-explorer tbody tr")
+    rows.first.wait_for()
+    names = rows.locator("td:nth-child(2)").all_inner_texts()
+    assert {"BN", "LN", "no norm"} <= {name.strip() for name in names}
+    values = [float(text) for text in rows.locator("td:nth-child(3)").all_inner_texts()]
+    assert values == sorted(values, reverse=True)  # accuracy: the best first
+    assert page.locator("#nc-explorer > svg g[data-line]").count() == rows.count()
+    bn = next(i for i, name in enumerate(names) if name.strip() == "BN")
+    rows.nth(bn).get_by_role("button", name="only this").click()
+    assert page.locator("#nc-explorer > svg g[data-line]").count() == 1
+    assert "off=" in page.url
+    page.reload()
+    rows.first.wait_for()
+    assert page.locator("#nc-explorer > svg g[data-line]").count() == 1
+    page.get_by_role("button", name="all", exact=True).click()
+    page.locator("select[name=view]").select_option("dots")
+    assert "view=dots" in page.url
+    page.locator("select[name=experiment]").select_option("fashion-lenet")
+    page.locator("#nc-explorer a", has_text="LeNet-5 on Fashion-MNIST").wait_for()
+    page.locator("#nc-explorer summary").click()
+    assert 'lab.Store("fashion-lenet")' in page.locator("#nc-explorer pre").inner_text()
     assert watched.complaints == []
 
 

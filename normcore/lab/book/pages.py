@@ -20,7 +20,7 @@ from ..runs.experiments import Experiment, experiments, find
 from ..runs.store import Run, Store, measured_on
 from ..verdicts.claims import VERDICTS, Judged, judge_all, read
 from ..verdicts.simulation import report
-from . import statements
+from . import explorer, statements
 from .advice import advice, everywhere
 from .front import documents, front, overview_svg
 from .guide import guide, link, rank
@@ -36,6 +36,7 @@ def generate() -> list[Path]:
     folder = paths.root() / "book" / "_generated"
     parts = {
         "front.md": front(judged, compared), "documents.md": documents(),
+        "explorer.md": explorer.page(experiments().values()),
         "claims.md": ledger(judged, read()["sources"]),
         "status.md": status(), "speed.md": speed(), "statistics.md": report(),
         **{f"{chapter}.md": study(judged, chapter) for chapter in CHAPTERS}, "catdog_overview.md": catdog_overview(),
@@ -55,6 +56,10 @@ def generate() -> list[Path]:
         write_text(folder / name, with_end)
         (folder / name).touch()  # the pipeline tells by the time that this was done
     _write_statements(judged)
+    for experiment in experiments().values():
+        path = paths.root() / explorer.SCRIPTS / f"{experiment.name}.js"
+        write_text(path, explorer.script(experiment))
+        path.touch()
     picture = overview_svg()
     if picture:
         write_text(paths.root() / "book" / "_assets" / "overview.svg", picture)
@@ -168,7 +173,8 @@ def answer(experiment: Experiment, judged: Iterable[Judged]) -> str:
         said = "; ".join(f"{v}: {', '.join(ids)}" for v, ids in by_verdict.items() if ids)
         rows = [[link(j.id), j.statement, _measured(j), badge(j.verdict)] for j in own]
         blocks = [f"**{said[0].upper()}{said[1:]}.**", _table(["", "the source says", "we measured", "verdict"], rows)]
-    return "\n\n".join([*blocks, f"[How it was run](#how-{experiment.notebook.stem}): {command}."])
+    explore = f'<a href="../explorer.html#experiment={experiment.name}">Explore its runs</a>'
+    return "\n\n".join([*blocks, f"{explore}. [How it was run](#how-{experiment.notebook.stem}): {command}."])
 
 
 def _measured(judged: Judged) -> str:

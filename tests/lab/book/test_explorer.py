@@ -1,0 +1,69 @@
+"""The data of the explorer."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from normcore.lab.book import explorer
+from normcore.lab.config import RunConfig
+from normcore.lab.runs.experiments import experiments
+from normcore.lab.runs.store import Store
+from normcore.lab.stats import intervals
+from normcore.lab.verdicts.tables import curves
+
+from ..helpers import config, run_of
+
+
+def handed_over(text: str) -> tuple[str, dict[str, Any]]:
+    name, data = json.loads(f"[{text.removeprefix('normcoreRuns(').removesuffix(');' + chr(10))}]")
+    return name, data
+
+
+@pytest.fixture
+def wanted(store: Path) -> list[RunConfig]:
+    """Two normalizers at two rates, two seeds each, as runs of an experiment's profile."""
+    made = [
+        config(norm=norm, lr=lr, seed=seed, steps=1000)
+        for norm in ("none", "bn")
+        for lr in (0.01, 0.1)
+        for seed in (0, 1)
+    ]
+    results = Store("large-rates")
+    results.index("quick", "main", [c.key for c in made])
+    for c in made:
+        results.put(run_of(c, [1 / (i + 1 + c.seed) for i in range(100)], [i / 100 for i in range(100)]))
+    return made
+
+
+def test_a_line_is_of_the_seeds_of_a_setting(wanted: list[RunConfig]) -> None:
+    name, data = handed_over(explorer.script(experiments()["large-rates"]))
+    profile = data["profiles"]["quick"]
+    assert name == "large-rates"
+    assert profile["fields"] == {"lr": "learning rate"}
+    assert [(line["variant"], line["facets"]["lr"], line["seeds"]) for line in profile["lines"]] == [
+        ("none", "0.01", 2),
+        ("none", "0.1", 2),
+        ("bn", "0.01", 2),
+        ("bn", "0.1", 2),
+    ]
+    assert profile["looks"]["bn"]["label"] == "BN"
+
+
+def test_its_points_are_those_of_the_figures(wanted: list[RunConfig]) -> None:
+    _, data = handed_over(explorer.script(experiments()["large-rates"]))
+    points = data["profiles"]["quick"]["lines"][0]["curves"]["training loss"]
+    assert len(points["x"]) <= explorer.POINTS
+    assert points["x"][-1] == 1000
+    frame = curves(
+        [run for run in Store("large-rates").runs("quick") if (run.config.norm, run.config.lr) == ("none", 0.01)]
+    )
+    known = intervals(frame[frame["split"] == "train"], ["step"], "loss").set_index("step")
+    for name in ("mean", "low", "high"):  # two seeds have a range, which no family moderates
+        assert points[name] == [pytest.approx(known.loc[x, name], rel=1e-3) for x in points["x"]]
+
+
+def test_the_page_offers_experiments_that_have_runs(wanted: list[RunConfig]) -> None:
+    assert "&quot;large-rates&quot;" in explorer.page(experiments().values())
+    assert "outliers" not in explorer.page(experiments().values())
