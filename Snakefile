@@ -29,7 +29,7 @@ with open("book/advice.yml", encoding="utf-8") as advice:
     LAYERS = list(yaml.safe_load(advice))
 GENERATED = [
     *("front.md", "documents.md", "claims.md", "guide.md", "newcomers.md", "newcomers_standing.md", "status.md", "speed.md"),
-    *("catdog.md", "catdog_overview.md", "promises.md", "explorer.md", "statistics.md", "verdicts.json"),
+    *("catdog.md", "catdog_overview.md", "promises.md", "explorer.md", "beside.md", "statistics.md", "verdicts.json"),
 ]
 MATHJAX = "book/_assets/mathjax/tex-chtml.js"
 
@@ -157,6 +157,7 @@ rule pages:
         "book/guide.yml",
         "book/advice.yml",
         "book/_toc.yml",
+        [f"notebooks/normalizers/{name}.ipynb" for name in LAYERS],
         BENCHMARKS,
         LAB,
     output:

@@ -12,7 +12,8 @@
     seconds: ["seconds, as they were measured", (line) => line.seconds],
   };
   const STRONG = 7; // lines at full strength
-  const [WIDTH, HEIGHT] = [760, 420];
+  const HEIGHT = 420;
+  let WIDTH = 760; // as wide as the page, so that a unit is a pixel
   const BOX = { left: 62, right: 14, top: 12, bottom: 46 };
   const state = Object.fromEntries(new URLSearchParams(location.hash.slice(1)));
   const off = new Set((state.off ?? "").split("|").filter(Boolean));
@@ -93,7 +94,7 @@
         for (const times of high < 1000 * low ? [1, 2, 5] : [1]) found.push(times * 10 ** power);
       return found.filter((tick) => tick >= low && tick <= high);
     }
-    const rough = (high - low) / 5;
+    const rough = (high - low) / (WIDTH < 500 ? 3 : 5);
     const power = 10 ** Math.floor(Math.log10(rough));
     const step = [1, 2, 5, 10].find((times) => times * power >= rough) * power;
     const found = [];
@@ -207,7 +208,7 @@
   function dots({ lines }) {
     const shown = lines.filter((line) => !off.has(line.name) && line.mean !== null);
     const height = 60 + 24 * shown.length;
-    const left = 200;
+    const left = Math.min(220, 20 + 7 * Math.max(0, ...shown.map((line) => line.name.length)));
     const all = shown.flatMap((line) => [line.mean, line.low, line.high]).filter((v) => v !== null);
     const picture = drawn("svg", { viewBox: `0 0 ${WIDTH} ${height}`, role: "img" });
     if (!all.length) return picture;
@@ -327,12 +328,16 @@
     if (!(state.profile in data.profiles)) state.profile = Object.keys(data.profiles)[0];
     const profile = data.profiles[state.profile];
     const measures = new Set(profile.lines.flatMap((line) => Object.keys(line.curves)));
-    if (!measures.has(state.measure)) state.measure = measures.has("test accuracy") ? "test accuracy" : [...measures][0];
+    if (!measures.has(state.measure)) {
+      const long = ["test accuracy", "test loss"].find((m) => profile.lines.some((line) => (line.curves[m]?.x.length ?? 0) > 2));
+      state.measure = long ?? (measures.has("training loss") ? "training loss" : [...measures][0]);
+    }
     for (const field of Object.keys(profile.fields)) state[`f.${field}`] ??= usual(profile.lines, field);
     if (!(state.x in X)) state.x = "step";
     if (state.view !== "dots") state.view = "curves";
     const seen = view(profile);
     near = null;
+    WIDTH = Math.min(900, Math.max(320, place.clientWidth));
     const picture = state.view === "dots" ? dots(seen) : curves(seen);
     picture.setAttribute("aria-label", `${state.measure} of ${seen.lines.map((line) => line.name).join(", ")}; the table has the values.`);
     const body = seen.lines.length ? [picture, slider(seen), table(seen)] : ["No run is all of this: choose another value, or all."];

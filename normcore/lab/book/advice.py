@@ -57,14 +57,13 @@ def _standing(norm: str, name: str, comparison: Comparison, ranked: Ranked) -> s
         return ""
     workload = _workload(comparison, name)
     scores = comparison.scores.dropna(subset=["value"])
-    apart = difference(scores, workload, norm)
     if norm == REFERENCE:
         means = mean_values(scores, workload)
         best = str(means.index[0])
-        apart = "" if best == norm else f"{difference(scores, workload, best)} of {label(best)}"
-        words = f", the best differs from it by {apart}" if apart else ""
+        words = "" if best == norm else f"; {label(best)} minus {label(norm)} {difference(scores, workload, best)}"
     else:
-        words = f", minus {label(REFERENCE)} {apart}" if apart else ""
+        apart = difference(scores, workload, norm)
+        words = f"; minus {label(REFERENCE)} {apart}" if apart else ""
     return f"[{workload.title}](#guide-{name}): group {place} of {len(ranked[name])}{words}"
 
 
@@ -77,7 +76,7 @@ def everywhere(norm: str, judged: Sequence[Judged], comparison: Comparison, rank
     blocks = []
     places = [_standing(norm, w.name, comparison, ranked) for w in comparison.battery.workloads]
     if lines := [f"- {line}" for line in places if line]:
-        blocks += [f"In [the comparison](../runs/compare.ipynb), {comparison.note}", "\n".join(lines)]
+        blocks += [f"In [the comparison](/runs/compare.ipynb), {comparison.note}", "\n".join(lines)]
     if cost := _cost(norm):
         blocks.append(cost)
     own = [j for j in judged if norm in j.normalizers]
@@ -98,5 +97,5 @@ def _cost(norm: str) -> str:
     return (
         f"A step of the cats and dogs takes {row['ms']:.3g} ms on one core of a CPU, {row['of_bn']:.2f} times as long "
         f"as with {label(REFERENCE)}, and keeps {row['saved_mb']:.3g} MB for the backward pass "
-        "([speed](../speed.md))."
+        "([speed](/speed.md))."
     )

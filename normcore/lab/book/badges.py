@@ -12,7 +12,7 @@ from typing import Any
 from docutils import nodes
 
 _ID = re.compile(r"[SN]\d-\d\d")
-_BADGE = "sd-badge"
+_BADGE, _OURS = "sd-badge", "nc-badge"
 
 
 def setup(app: Any) -> dict[str, Any]:
@@ -27,7 +27,7 @@ def _add(app: Any, doctree: nodes.document, _: str) -> None:
         found = verdicts.get(link.astext())
         if found and not _told(link):
             link["reftitle"] = found["measured"]
-            words = nodes.inline(found["verdict"], found["verdict"], classes=["nc-badge", _BADGE, *found["classes"]])
+            words = nodes.inline(found["verdict"], found["verdict"], classes=[_OURS, _BADGE, *found["classes"]])
             link.parent.insert(link.parent.index(link) + 1, [nodes.Text(" "), words])
 
 
@@ -38,8 +38,11 @@ def _verdicts(path: Path) -> dict[str, Any]:
 
 
 def _told(link: nodes.reference) -> bool:
-    """Whether a badge stands in the link's row of a table."""
+    """Whether a badge that is not of this module stands in the link's row of a table."""
     row: Any = link.parent
     while row is not None and not isinstance(row, nodes.row):
         row = row.parent
-    return row is not None and any(_BADGE in part.get("classes", ()) for part in row.findall(nodes.inline))
+    if row is None:
+        return False
+    badges = [part["classes"] for part in row.findall(nodes.inline) if _BADGE in part.get("classes", ())]
+    return any(_OURS not in classes for classes in badges)

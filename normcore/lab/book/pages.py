@@ -22,6 +22,7 @@ from ..verdicts.claims import VERDICTS, Judged, judge_all, read
 from ..verdicts.simulation import report
 from . import explorer, statements
 from .advice import advice, everywhere
+from .beside import beside
 from .front import documents, front, overview_svg
 from .guide import guide, link, rank
 from .markdown import raw as _raw
@@ -44,6 +45,7 @@ def generate() -> list[Path]:
         "guide.md": guide(compared, judged),
     }  # fmt: skip
     ranked = rank(compared)
+    parts["beside.md"] = beside(judged, compared, ranked)
     for experiment in experiments().values():
         of = of_newcomers if experiment.name == "compare" else judged
         parts[f"answer_{experiment.notebook.stem}.md"] = answer(experiment, of)

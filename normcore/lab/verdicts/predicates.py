@@ -305,11 +305,18 @@ def _named(variant: Variant) -> str:
         if field_ in flat:
             flat[field_] = label(flat[field_])
     plain = ("norm", "variant", "dataset", "colours", "activation")
-    return ", ".join(str(v) if k in plain else f"{_words(k)}{_plainly(v)}" for k, v in flat.items())
+    return ", ".join(str(v) if k in plain else _option(k, v) for k, v in flat.items())
 
 
-def _plainly(value: Any) -> str:
-    return f": {'yes' if value else 'no'}" if isinstance(value, bool) else f" {value}"
+#: option that is true or false -> what a network is with it, and without
+_EITHER = {"norm_first": ("before the activation", "behind the activation"), "noise": ("with noise", "without noise")}
+
+
+def _option(name: str, value: Any) -> str:
+    """An option of a variant, such as ``groups 8``, ``before the activation`` or ``no linear norm``."""
+    if isinstance(value, bool):
+        return _EITHER.get(name, (_words(name), f"no {_words(name)}"))[not value]
+    return f"{_words(name)} {value}"
 
 
 def _field(run: Run, name: str) -> Any:
@@ -445,14 +452,28 @@ def _family(runs: Sequence[Run], read: Value, *, paired: bool) -> Prior:
     return family((pd.Series(numbers, dtype=float) for numbers in settings.values()), paired=paired)
 
 
+#: measure or column of a probe -> what a reader is told
+_READ = {
+    "train_loss": "training loss", "train_accuracy": "training accuracy", "train_jitter": "jitter of the training loss",
+    "lr": "learning rate", "highest": "highest test accuracy", "peak": "test accuracy at its peak",
+    "jitter": "jitter of the test accuracy", "training_set.accuracy": "accuracy on all training images",
+    "outliers.output": "change of the output by an outlier", "outliers.update": "change of the update by an outlier",
+    "shift.gradient": "covariate shift of the gradient", "shift.input": "covariate shift of the input",
+    "distributions.wasserstein": "distance from the standard normal",
+    "distributions.apart": "distance between the layers", "smoothness.beta": "effective smoothness (beta)",
+    "smoothness.loss_range": "range of the loss along the gradient",
+    "smoothness.gradient_change": "change of the gradient along it",
+}  # fmt: skip
+
+
 def _words(metric: str) -> str:
-    """``smoothness.loss_range[layer=2]`` as ``smoothness: loss range (layer 2)``."""
-    probe, dot, column = metric.partition(".")
-    if "[" in probe:
-        probe, dot, column = metric, "", ""
-    column, _, where = (column if dot else probe).replace("_", " ").partition("[")
+    """A measure as readers are told of it: ``log2(shift.input[layer=2])`` as ``log2 of covariate shift of the input
+    (layer 2)``."""
+    if inside := re.fullmatch(r"log2\((.+)\)", metric):
+        return f"log2 of {_words(inside[1])}"
+    name, _, where = metric.partition("[")
     which = f" ({where.rstrip(']').replace('=', ' ').replace(',', ', ')})" if where else ""
-    return f"{probe}: {column}{which}" if dot else column + which
+    return _READ.get(name, name.replace(".", ": ").replace("_", " ")) + which
 
 
 # --- one variant and another -------------------------------------------------------------------------------

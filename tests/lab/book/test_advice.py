@@ -56,7 +56,7 @@ def test_what_was_measured_stands_beside_what_is_said() -> None:
 def test_of_another_normalizer_its_difference_from_bn_is_said() -> None:
     comparison = compared()
     text = advice.everywhere("in", [judged(s) for s in ADVISED], comparison, rank(comparison))
-    assert "- [Batches of 2](#guide-batch-2): group 2 of 3, minus BN -0.1 [" in text
+    assert "- [Batches of 2](#guide-batch-2): group 2 of 3; minus BN -0.1 [" in text
     assert "guide-transformer" not in text  # where it cannot stand
 
 

@@ -242,7 +242,7 @@ def test_most_seeds_are_counted(inside: int, of: int, verdict: str, needed: int 
     found = mostly(flat("bn", [0.1] * inside + [0.9] * (of - inside)), "", "train_loss", "bn", high=0.5)
     assert (found.verdict, found.seeds, found.needed) == (verdict, of, needed)
     assert found.effect.mean == inside / of
-    assert found.found.startswith("share of seeds with train loss of BN below 0.5: ")
+    assert found.found.startswith("share of seeds with training loss of BN below 0.5: ")
 
 
 # --- a sweep ---------------------------------------------------------------------------------------------
@@ -267,7 +267,7 @@ def test_a_trend_is_the_slope_of_each_seed_s_line(log: bool) -> None:
     ends = found.effect.low, found.effect.high
     assert ends == pytest.approx(mean_interval(expected)[1:3])
     assert found.seeds == 5
-    assert ("log2 of train loss" in found.found) == log
+    assert ("log2 of training loss" in found.found) == log
 
 
 def test_a_trend_is_what_a_doubling_adds_or_with_log_what_it_multiplies_by() -> None:
@@ -312,7 +312,7 @@ def test_a_trend_without_any_seed_lacks_it() -> None:
     short = [made_up("bn", s, [1.0], [0.5], "diverged", steps=40, batch_size=8) for s in range(3)]
     runs = [r for r in at_sizes("bn", bent) if r.config.batch_size != 8] + short
     for log in (False, True):
-        with pytest.raises(Lacking, match=r"train loss of BN.*no seed has it"):
+        with pytest.raises(Lacking, match=r"training loss of BN.*no seed has it"):
             trend(runs, "", "train_loss", "bn", "batch_size", values=SIZES, log=log, of_run=(0.75, 1))
 
 
@@ -379,7 +379,7 @@ def test_a_variant_is_a_normalizer_or_fields_of_a_run() -> None:
     eight, where = {"norm_options": {"num_groups": 8}}, {"norm": "gn", "batch_size": 32}
     found = lower(runs, "", "train_loss", two, eight, where=where)
     assert found.effect.mean == pytest.approx(0.1)
-    assert found.measured == "train loss, num groups 2 minus num groups 8"
+    assert found.measured == "training loss, num groups 2 minus num groups 8"
 
 
 def test_a_variant_can_be_named_by_options_of_its_network_and_optimizer() -> None:
@@ -390,7 +390,7 @@ def test_a_variant_can_be_named_by_options_of_its_network_and_optimizer() -> Non
             *flat("bn", [0.4] * 5, **slow(0.0, False))]  # fmt: skip
     found = lower(runs, "", "train_loss", {"noise": True}, {"noise": False}, where={"norm": "bn", "momentum": 0.9})
     assert found.effect.mean == pytest.approx(-0.1)
-    assert found.measured == "train loss, noise: yes minus noise: no"
+    assert found.measured == "training loss, with noise minus without noise"
     assert between(runs, "", "train_loss", {"norm": "bn", "momentum": 0.0}).effect.mean == pytest.approx(0.4)
 
 
@@ -399,9 +399,12 @@ def test_a_measure_of_a_probe_is_said_in_words() -> None:
         dataclasses.replace(run, probes={"smoothness": {"step": [0, 1], "loss_range": [1.0, 3.0], "layer": [1, 2]}})
         for run in flat("bn", [0.1] * 5)
     ]
-    assert between(runs, "", "smoothness.loss_range", "bn").measured == "smoothness: loss range of BN"
+    assert between(runs, "", "smoothness.loss_range", "bn").measured == "range of the loss along the gradient of BN"
     one = between(runs, "", "smoothness.loss_range[layer=2]", "bn")
-    assert (one.measured, one.effect.mean) == ("smoothness: loss range (layer 2) of BN", 3.0)
+    spoiled = dataclasses.replace(runs[0], probes={"outliers": {"step": [1], "mode": ["step"], "output": [4.0]}})
+    log = between([spoiled], "", "log2(outliers.output[mode=step])", "bn")
+    assert (log.measured, log.effect.mean) == ("log2 of change of the output by an outlier (mode step) of BN", 2.0)
+    assert (one.measured, one.effect.mean) == ("range of the loss along the gradient (layer 2) of BN", 3.0)
 
 
 @pytest.mark.parametrize(
@@ -409,7 +412,7 @@ def test_a_measure_of_a_probe_is_said_in_words() -> None:
     [
         ("in", None, "IN"),
         ("bn", {"batch_size": 16}, "batch size 16, BN"),
-        ({"norm": "bn", "lr": 0.5}, None, "BN, lr 0.5"),
+        ({"norm": "bn", "lr": 0.5}, None, "BN, learning rate 0.5"),
         ({"norm_options": {"num_groups": 4}}, {"norm": "gn"}, "GN, num groups 4"),
     ],
 )
@@ -433,7 +436,7 @@ def test_a_variant_with_several_runs_a_seed_has_to_be_narrowed_down() -> None:
 def test_a_measure_that_no_seed_has_is_lacking() -> None:
     short = [made_up(n, s, [1.0, 0.9], [0.5, 0.6], "diverged", steps=200) for n in ("bn", "none") for s in range(3)]
     for found in (lower, higher):
-        with pytest.raises(Lacking, match="jitter, BN minus no norm: no seed has it"):
+        with pytest.raises(Lacking, match="jitter of the test accuracy, BN minus no norm: no seed has it"):
             found(short, "", "jitter", "bn", "none")
 
 
