@@ -14,6 +14,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 import yaml
+from axe_playwright_python.sync_playwright import Axe
 from bs4 import BeautifulSoup
 from playwright.sync_api import Browser, Page, sync_playwright
 
@@ -44,8 +45,8 @@ def table_of_contents() -> list[str]:
 PAGES = table_of_contents()
 #: a page of each kind
 KINDS = [
-    "index", "choose", "method", "claims", "explorer", "statements/s0-14", "speed", "catdog", "newcomers", "api",
-    "runs/large_rates", "runs/compare", "normalizers/bn",
+    "index", "choose", "method", "claims", "explorer", "compare", "statements/s0-14", "speed", "catdog", "newcomers",
+    "api", "runs/large_rates", "runs/compare", "normalizers/bn",
 ]  # fmt: skip
 # Of the pages of statements some: an "or", several parts, a definition, one that nothing has tested.
 READ = [p for p in PAGES if not p.startswith("statements/") or p[-5:] in ("s0-08", "s0-14", "s0-15", "s1-05")]
@@ -289,6 +290,19 @@ def test_a_page_reads_well(
     assert over <= 0, f"the page scrolls sideways by {over} px"
     assert watched.page.evaluate("document.documentElement.dataset.theme") == scheme
     assert watched.page.locator("article h1").first.is_visible()
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("page", KINDS)
+def test_a_page_is_accessible(page: str, scheme: str, site: Path, reader: Reader) -> None:
+    """No serious finding of axe-core, which tests for WCAG 2 AA."""
+    watched = reader(1280, scheme)
+    watched.page.goto(f"{site.as_uri()}/{page}.html")
+    watched.page.wait_for_load_state("load")
+    found = Axe().run(watched.page).response["violations"]
+    serious = [(v["id"], v["nodes"][0]["html"][:200]) for v in found if v["impact"] in ("serious", "critical")]
+    assert not serious
 
 
 @pytest.mark.browser

@@ -1,8 +1,8 @@
-"""What the pages do not use is taken out of the site."""
+"""What the pages do not use is taken out of the site, and what they have is reached."""
 
 from pathlib import Path
 
-from normcore.lab.book.lighten import lighten
+from normcore.lab.book.finish import finish
 
 ICONS = (
     '/*! */var x={bars:[448,512,["navicon"],"f0c9","M0 96"],"file-pdf":[384,512,[],"f1c1","M1 2"],'
@@ -25,7 +25,7 @@ def test_icons_search_and_maps(tmp_path: Path) -> None:
     for name in ("runs/page.html", "search.html"):
         (tmp_path / name).write_text(PAGE)
     for _ in range(2):  # the second time nothing is left to do
-        lighten(tmp_path)
+        finish(tmp_path)
         script = (scripts / "fontawesome.js").read_text()
         assert '"bars":[448,512,"M0 96"]' in script
         assert '"file-pdf":[384,512,"M1 2"]' in script
@@ -36,3 +36,20 @@ def test_icons_search_and_maps(tmp_path: Path) -> None:
         assert "doctools" in page
         assert (tmp_path / "search.html").read_text() == PAGE
         assert not list(tmp_path.rglob("*.map"))
+
+
+def test_what_scrolls_can_be_focused_and_what_folds_has_a_name(tmp_path: Path) -> None:
+    plain, linked = (
+        '<table class="table"><tr><td>1</td></tr></table>',
+        '<table class="table"><td><a href="#">1</a></td></table>',
+    )
+    fold = '<details><summary><span class="toctree-toggle"></span></summary></details>'
+    page = tmp_path / "page.html"
+    page.write_text(plain + linked + fold)
+    for _ in range(2):
+        finish(tmp_path)
+        assert page.read_text() == (
+            plain.replace("<table", '<table tabindex="0"')
+            + linked
+            + fold.replace("<summary>", '<summary aria-label="the pages below">')
+        )

@@ -1,4 +1,5 @@
-"""A Sphinx extension: what every page would load and hardly uses is taken out when the site is built.
+"""A Sphinx extension: a built site is made lighter, and what has no name for a screen reader or cannot be reached by
+keyboard gets one and can.
 
 Of the theme's icons (1.5 MB of script) those that the pages show stay, by a small script of the same name; the index of
 the search is loaded by the page of the search alone; maps of minified scripts go.
@@ -11,6 +12,7 @@ from typing import Any
 
 _CLASS = re.compile(r'<(?:i|span) class="[^"]*\bfa-[^"]*"')
 _SEARCH = re.compile(r'\s*<script src="[^"]*(?:searchtools|language_data|searchindex)\.js[^"]*"></script>')
+_TABLE = re.compile(r"<table((?: class| border)=.*?</table>)", re.DOTALL)
 _SCRIPT = """/*! Icons of Font Awesome Free 6.5.2 by @fontawesome, https://fontawesome.com, CC BY 4.0
 (https://fontawesome.com/license/free), Copyright 2024 Fonticons, Inc. */
 (() => {
@@ -33,27 +35,37 @@ _SCRIPT = """/*! Icons of Font Awesome Free 6.5.2 by @fontawesome, https://fonta
 
 def setup(app: Any) -> dict[str, Any]:
     """Called by Sphinx."""
-    app.connect("build-finished", lambda app, error: None if error else lighten(Path(app.outdir)))
+    app.connect("build-finished", lambda app, error: None if error else finish(Path(app.outdir)))
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
 
-def lighten(site: Path) -> None:
-    """Take it out of a built site; once more changes nothing."""
+def finish(site: Path) -> None:
+    """Do it to a built site; once more changes nothing."""
     names: set[str] = set()
     for page in site.rglob("*.html"):
         text = page.read_text(encoding="utf-8")
         names |= {name for found in _CLASS.findall(text) for name in re.findall(r"\bfa-([a-z0-9-]+)", found)}
-        lighter = text if page.name == "search.html" else _SEARCH.sub("", text)
-        if lighter != text:
-            page.write_text(lighter, encoding="utf-8")
-    script = site / "_static" / "scripts" / "fontawesome.js"
+        finished = _reachable(text if page.name == "search.html" else _SEARCH.sub("", text))
+        if finished != text:
+            page.write_text(finished, encoding="utf-8")
+    _shrink_icons(site / "_static" / "scripts" / "fontawesome.js", names)
+    for path in (site / "_static").rglob("*.map"):
+        path.unlink()
+
+
+def _reachable(text: str) -> str:
+    """The theme's folds of the contents are named, and wide tables, which scroll, can be focused where nothing in them
+    can."""
+    named = text.replace("<summary><span", '<summary aria-label="the pages below"><span')
+    return _TABLE.sub(lambda t: t[0] if "<a " in t[0] or "<button" in t[0] else f'<table tabindex="0"{t[1]}', named)
+
+
+def _shrink_icons(script: Path, names: set[str]) -> None:
     if script.is_file():
         source = script.read_text(encoding="utf-8")
         icons = {name: icon for name in sorted(names) if (icon := _icon(source, name))}
         if icons:
             script.write_text(_SCRIPT % json.dumps(icons, separators=(",", ":")), encoding="utf-8")
-    for path in (site / "_static").rglob("*.map"):
-        path.unlink()
 
 
 def _icon(source: str, name: str) -> tuple[int, int, str] | None:
