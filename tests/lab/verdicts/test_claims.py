@@ -401,21 +401,23 @@ def test_the_numbers_of_alexnet_are_judged_by_the_source_s_own_protocol(
     assert judged_by("S4-06", found, monkeypatch, epochs=100, width=1.0).verdict == verdict
 
 
-@pytest.mark.parametrize("best", [0.0005, 0.032])
+@pytest.mark.parametrize("end", [0, -1])
 @pytest.mark.parametrize(
-    ("claim", "found"),
+    ("claim", "experiment", "found"),
     [
-        ("S3-01", lambda best: placed(lambda run: 0.04 if before(run) else 0.02, best)),
-        ("S4-07", lambda best: disturbed(lambda kind: 0.5, best)),
+        ("S3-01", "position", lambda best: placed(lambda run: 0.04 if before(run) else 0.02, best)),
+        ("S4-07", "outliers", lambda best: disturbed(lambda kind: 0.5, best)),
     ],
 )
 def test_no_verdict_is_taken_at_an_end_of_the_rates(
     claim: str,
+    experiment: str,
     found: Callable[[float], Callable[[RunConfig], Found]],
-    best: float,
+    end: int,
     store: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    best = find(experiment).profile("quick")["rates"][end]
     judged = judged_by(claim, found(best), monkeypatch)
     assert (judged.verdict, judged.cause) == (INCONCLUSIVE, "grid end")
 
