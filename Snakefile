@@ -28,7 +28,7 @@ with open("book/claims.yml", encoding="utf-8") as ledger:
 with open("book/advice.yml", encoding="utf-8") as advice:
     LAYERS = list(yaml.safe_load(advice))
 GENERATED = [
-    *("front.md", "documents.md", "claims.md", "guide.md", "newcomers.md", "newcomers_standing.md", "status.md", "speed.md"),
+    *("front.md", "documents.md", "cite.md", "claims.md", "guide.md", "newcomers.md", "newcomers_standing.md", "status.md", "speed.md"),
     *("catdog.md", "catdog_overview.md", "promises.md", "explorer.md", "beside.md", "statistics.md", "verdicts.json"),
 ]
 MATHJAX = "book/_assets/mathjax/tex-chtml.js"

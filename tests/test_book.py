@@ -2,6 +2,7 @@
 
 import functools
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -248,6 +249,26 @@ def test_no_link_inside_the_book_is_broken(site: Path, parsed: dict[Path, Beauti
             if not target.exists() or lost:
                 broken.append(f"{path.relative_to(site)} -> {tag['href']}")
     assert not broken
+
+
+def test_the_verdict_stands_beside_every_statement_that_a_page_names(parsed: dict[Path, BeautifulSoup]) -> None:
+    named = 0
+    for path, soup in parsed.items():
+        article = soup.find("article")
+        for link in article.find_all("a", string=re.compile(r"^[SN]\d-\d\d$")) if article else ():
+            row, after = link.find_parent("tr"), link.find_next_sibling("span")
+            told = (row and row.select_one(".sd-badge")) or (after and "nc-badge" in after.get("class", ()))
+            assert told or link.find_parent(class_="prev-next-area"), f"{path.name}: {link}"
+            named += 1
+    assert named > 500
+
+
+def test_a_page_says_what_it_is_about_where_it_is_linked_to(parsed: dict[Path, BeautifulSoup], site: Path) -> None:
+    head = parsed[site / "choose.html"].head
+    assert head
+    told = {str(tag["property"]): str(tag["content"]) for tag in head.find_all("meta", property=True)}
+    assert told["og:title"] == "Which normalizer?"
+    assert told["og:description"].startswith("Say what you have")
 
 
 def test_every_picture_says_what_it_shows(parsed: dict[Path, BeautifulSoup]) -> None:

@@ -53,8 +53,11 @@ class Verified:
 
 
 def cheapest(experiment: Experiment, number: int) -> list[list[Run]]:
-    """Of the profile that is shown, the published runs of so many settings, the cheapest run and setting first."""
-    published = Store(experiment.name, paths.published()).runs(experiment.published())
+    """The published runs of so many settings, the cheapest run and setting first; of the profile ``smoke``, which shows
+    nothing of the data, where no other is published."""
+    store = Store(experiment.name, paths.published())
+    profiles = [profile for profile in store.profiles() if profile != "smoke"] or ["smoke"]
+    published = {run.key: run for profile in profiles for run in store.runs(profile)}.values()
     settings: dict[str, list[Run]] = {}
     for run in sorted(published, key=lambda run: float(run.provenance["seconds"])):
         if not run.config.start:  # that needs the network of another

@@ -1,14 +1,17 @@
-"""A Sphinx extension: a built site is made lighter, and what has no name for a screen reader or cannot be reached by
-keyboard gets one and can.
+"""A Sphinx extension: pages say what they are about where they are linked to, a built site is made lighter, and what
+has no name for a screen reader or cannot be reached by keyboard gets one and can.
 
 Of the theme's icons (1.5 MB of script) those that the pages show stay, by a small script of the same name; the index of
 the search is loaded by the page of the search alone; maps of minified scripts go.
 """
 
+import html
 import json
 import re
 from pathlib import Path
 from typing import Any
+
+from docutils import nodes
 
 _CLASS = re.compile(r'<(?:i|span) class="[^"]*\bfa-[^"]*"')
 _SEARCH = re.compile(r'\s*<script src="[^"]*(?:searchtools|language_data|searchindex)\.js[^"]*"></script>')
@@ -35,8 +38,20 @@ _SCRIPT = """/*! Icons of Font Awesome Free 6.5.2 by @fontawesome, https://fonta
 
 def setup(app: Any) -> dict[str, Any]:
     """Called by Sphinx."""
+    app.connect("html-page-context", _describe)
     app.connect("build-finished", lambda app, error: None if error else finish(Path(app.outdir)))
     return {"parallel_read_safe": True, "parallel_write_safe": True}
+
+
+def _describe(app: Any, page: str, _: str, context: dict[str, Any], doctree: nodes.document | None) -> None:
+    """What a page says of itself where it is linked to (Open Graph): its title and its first paragraph."""
+    if doctree is None:
+        return
+    first = next((" ".join(p.astext().split()) for p in doctree.findall(nodes.paragraph)), "")
+    title = re.sub("<[^>]+>", "", str(context.get("title", page)))
+    told = {"og:title": title, "og:type": "article", "og:site_name": app.config.project, "og:description": first[:200]}
+    tags = "".join(f'<meta property="{name}" content="{html.escape(text)}">\n' for name, text in told.items() if text)
+    context["metatags"] = f"{context.get('metatags', '')}\n{tags}"
 
 
 def finish(site: Path) -> None:

@@ -14,6 +14,7 @@ from ..compare.report import standings
 from ..figures import look
 from ..figures.charts import draw_intervals
 from ..figures.curves import draw_curves
+from ..files import read_yaml
 from ..runs.experiments import find
 from ..runs.store import Run
 from ..stats import spread
@@ -85,6 +86,20 @@ def documents() -> str:
     """Who the sources are, in a line each."""
     return "\n".join(f"- [{name}](#{name.lower()}): {about['title']}, a {about['kind']} {{cite}}`{about['cite']}`."
                      for name, about in read()["sources"].items())  # fmt: skip
+
+
+def cite() -> str:
+    """How to cite the book, from ``CITATION.cff``, in words and for BibTeX."""
+    known = read_yaml(paths.root() / "CITATION.cff")
+    authors = " and ".join(author["name"] for author in known["authors"])
+    words = f"{authors}: *{known['title']}*, version {known['version']}. {known['abstract']}"
+    fields = {
+        "author": f"{{{authors}}}",
+        "title": known["title"],
+        "note": f"Version {known['version']}. {known['abstract']}",
+    }
+    entry = "".join(f"  {name} = {{{text}}},\n" for name, text in fields.items())
+    return f"{words}\n\n{known['message']}\n\n```bibtex\n@software{{normcore,\n{entry}}}\n```"
 
 
 _LEAD = "fashion-lenet"  # the experiment of the README's picture

@@ -23,7 +23,7 @@ from ..verdicts.simulation import report
 from . import explorer, statements
 from .advice import advice, everywhere
 from .beside import beside
-from .front import documents, front, overview_svg
+from .front import cite, documents, front, overview_svg
 from .guide import guide, link, rank
 from .markdown import raw as _raw
 from .markdown import table as _table
@@ -36,7 +36,7 @@ def generate() -> list[Path]:
     judged, of_newcomers, compared = judge_all(), judge_all("newcomers"), compare.Comparison.shown()
     folder = paths.root() / "book" / "_generated"
     parts = {
-        "front.md": front(judged, compared), "documents.md": documents(),
+        "front.md": front(judged, compared), "documents.md": documents(), "cite.md": cite(),
         "explorer.md": explorer.page(experiments().values()),
         "claims.md": ledger(judged, read()["sources"]),
         "status.md": status(), "speed.md": speed(), "statistics.md": report(),

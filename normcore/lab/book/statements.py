@@ -162,7 +162,7 @@ def _effects(judged: Judged) -> str:
         [_effect(leaf) for leaf in leaves], share_y=False,
         alt=f"The effect of each part of {judged.id} with its interval, beside zero.",
         caption="What was measured of each part, with its 95 % interval, or its range where there are fewer than five "
-        "seeds.",
+        "seeds. The statement puts it where the ground is blue; in the grey band a difference is too small to matter.",
     )  # fmt: skip
 
 
@@ -172,8 +172,16 @@ def _effect(leaf: Part) -> Figure:
         row = {"part": leaf.says, "mean": mean, "low": low, "high": high, "verdict": leaf.verdict}
         figure.numbers = pd.DataFrame([row])
         axes.axvline(0, color="#808080", linewidth=0.9)
+        if leaf.tie:
+            axes.axvspan(-leaf.tie, leaf.tie, color="#808080", alpha=0.25, linewidth=0)
         axes.errorbar(mean, 0, xerr=[[max(0.0, mean - low)], [max(0.0, high - mean)]], color=look.style("bn").color,
                       marker="o", markersize=6.5, markeredgewidth=0, elinewidth=1.6)  # fmt: skip
+        left, right = axes.get_xlim()
+        if (leaf.low, leaf.high) != (-math.inf, math.inf):
+            axes.axvspan(
+                max(left, leaf.low), min(right, leaf.high), color=look.style("bn").color, alpha=0.08, linewidth=0
+            )
+            axes.set_xlim(left, right)
         axes.set_yticks([])
         axes.grid(visible=True, axis="x")
         axes.set_title("\n".join(textwrap.wrap(leaf.says, 46)), fontsize=10.5)

@@ -83,6 +83,8 @@ class Part:
         look: the number of seeds at which it is judged, 0 before the first look.
         inside: whether the mean lies where the statement puts it.
         distance: of the mean from where it would be decided, in the effect's unit.
+        low, high: the statement puts the effect between these.
+        tie: of an order, the smallest effect of interest; 0 of what is none.
         needed: so many seeds would decide it, if the effect is as it seems; None where none would, or none need to.
         of: the parts of an "or".
         runs: what it rests on.
@@ -101,6 +103,9 @@ class Part:
     look: int = 0
     inside: bool | None = None
     distance: float = 0.0
+    low: float = -math.inf
+    high: float = math.inf
+    tie: float = 0.0
     needed: int | None = None
     of: tuple["Part", ...] = ()
     runs: tuple[Run, ...] = field(default=(), repr=False, compare=False)
@@ -247,7 +252,7 @@ def _tested(
     distance = max(min(near) if inside else max(near), tie - abs(effect.mean))
     return _judged(
         Part(says, measured, effect, sample.seeds, INCONCLUSIVE, holds=holds, fails=fails, inside=inside,
-             distance=distance, runs=sample.runs),
+             distance=distance, low=low, high=high, tie=tie, runs=sample.runs),
         equal, tie,
     )  # fmt: skip
 

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import normcore
 from normcore.lab import paths
 from normcore.lab.book import front
 from normcore.lab.compare.battery import Comparison
@@ -47,6 +48,12 @@ def test_without_a_comparison_there_is_no_figure() -> None:
 
 def test_the_documents_are_named() -> None:
     assert [line[:6] for line in front.documents().splitlines()] == [f"- [S{n}]" for n in range(5)]
+
+
+def test_the_book_says_how_it_is_cited() -> None:
+    text = front.cite()
+    assert f"version {normcore.__version__}" in text
+    assert "@software{normcore,\n  author = {{The normcore maintainers}},\n" in text
 
 
 def test_without_results_there_is_no_picture_for_the_readme(store: Path) -> None:

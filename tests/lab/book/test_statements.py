@@ -4,8 +4,10 @@ import base64
 import io
 import json
 import re
+from dataclasses import replace
 
 import pandas as pd
+import pytest
 from bs4 import BeautifulSoup
 
 from normcore.lab.book import statements
@@ -67,6 +69,16 @@ def test_it_has_the_verdict_the_effects_and_the_runs() -> None:
     assert table["seed"].tolist() == list(range(5))
     assert set(table["file"]) == {f"data/results/catdog-lr/{run.key}.json" for run in RUNS}
     assert set(table["parts"]) == {"it is lower"}
+
+
+def test_an_effect_is_drawn_with_where_it_should_be_and_what_is_too_small() -> None:
+    order = replace(part("it is lower"), high=0.0, tie=0.05)
+    spans = [patch.get_extents() for patch in statements._effect(order).axes[0].patches]
+    plain = statements._effect(part("it is lower")).axes[0].patches
+    assert (len(spans), len(plain)) == (2, 0)
+    grey, ground = (patch.get_xy() for patch in statements._effect(order).axes[0].patches)
+    assert grey == (-0.05, pytest.approx(0))
+    assert ground[0] < -0.3  # to the left of the interval
 
 
 def test_the_parts_of_an_or_are_drawn_one_by_one() -> None:
