@@ -469,6 +469,8 @@ _READ = {
     "smoothness.loss_range": "range of the loss along the gradient",
     "smoothness.gradient_change": "change of the gradient along it",
 }  # fmt: skip
+#: which rows of a probe -> what a reader is told
+_WITHIN = {"mode=step": "after a step", "mode=train": "in training", "mode=eval": "at evaluation"}
 
 
 def _words(metric: str) -> str:
@@ -477,7 +479,8 @@ def _words(metric: str) -> str:
     if inside := re.fullmatch(r"log2\((.+)\)", metric):
         return f"log2 of {_words(inside[1])}"
     name, _, where = metric.partition("[")
-    which = f" ({where.rstrip(']').replace('=', ' ').replace(',', ', ')})" if where else ""
+    within = [_WITHIN.get(one, one.replace("=", " ")) for one in where.rstrip("]").split(",")]
+    which = f" ({', '.join(within)})" if where else ""
     return _READ.get(name, name.replace(".", ": ").replace("_", " ")) + which
 
 

@@ -403,7 +403,7 @@ def test_a_measure_of_a_probe_is_said_in_words() -> None:
     one = between(runs, "", "smoothness.loss_range[layer=2]", "bn")
     spoiled = dataclasses.replace(runs[0], probes={"outliers": {"step": [1], "mode": ["step"], "output": [4.0]}})
     log = between([spoiled], "", "log2(outliers.output[mode=step])", "bn")
-    assert (log.measured, log.effect.mean) == ("log2 of change of the output by an outlier (mode step) of BN", 2.0)
+    assert (log.measured, log.effect.mean) == ("log2 of change of the output by an outlier (after a step) of BN", 2.0)
     assert (one.measured, one.effect.mean) == ("range of the loss along the gradient (layer 2) of BN", 3.0)
 
 
