@@ -36,7 +36,7 @@ def reordered(cells: list[Cell], name: str) -> list[Cell]:
     lead = next((i for i, cell in enumerate(shown) if "answer" in _tags(cell)), None)
     front: list[Cell] = []
     if lead is not None:
-        start = lead - 1 if lead and shown[lead - 1]["cell_type"] == "markdown" else lead
+        start = next((i for i in reversed(range(lead)) if shown[i]["cell_type"] == "markdown"), lead)
         front, shown = shown[start : lead + 1], shown[:start] + shown[lead + 1 :]
     answer = _markdown(f"```{{include}} ../_generated/answer_{name}.md\n```")
     ordered = [cells[0], answer, *front, *shown, _markdown(f"(how-{name})=\n## How it was run"), *how]
