@@ -61,7 +61,9 @@ def pinned(names: Iterable[str]) -> list[str]:
     return [own.pin(name) if own.is_own(name) else name for name in names]
 
 
-def workloads(batch_size: int, batch_sizes: Sequence[int], one_class: float, outliers: float) -> list[Workload]:
+def workloads(
+    batch_size: int, batch_sizes: Sequence[int], one_class: float, outliers: float, rates: Sequence[float]
+) -> list[Workload]:
     """The studies, in the order in which they are shown."""
     size = f"batches of {batch_size}"
     studies = [
@@ -74,7 +76,7 @@ def workloads(batch_size: int, batch_sizes: Sequence[int], one_class: float, out
     studies.append(Workload("one-class", "Sorted batches", sorted_batches))
     spoiled = f"With {outliers:.0%} of the training images at ten times their contrast?"
     studies.append(Workload("outliers", "Outliers", spoiled))
-    asks = "Over how many decades of rates does it train?"
+    asks = f"Over how many decades of the rates from {min(rates):g} to {max(rates):g} does it train?"
     unit = "decades of learning rates"
     studies.append(Workload(SEARCH, "Learning rates", asks, "decades", (0, 1), least=0.25, unit=unit))
     for name, (title, what) in TEXTS.items():
@@ -135,7 +137,7 @@ class Battery:
         self.batch_sizes, self.one_class, self.outliers, self.seeds = batch_sizes, one_class, outliers, seeds
         self.text, self.text_rates = dict(text), text_rates
         self.text_steps, self.text_search_steps = text_steps, text_search_steps
-        self.workloads = workloads(self.images["batch_size"], batch_sizes, one_class, outliers)
+        self.workloads = workloads(self.images["batch_size"], batch_sizes, one_class, outliers, rates)
         self.refused: dict[tuple[str, str], str] = {}
         self.runs: dict[tuple[str, str], list[RunConfig]] = {}  # of a workload and a normalizer
 

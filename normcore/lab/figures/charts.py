@@ -65,6 +65,7 @@ def draw_ranking(
     """A panel with a row a variant, the highest on top: every seed, their mean and its interval.
 
     Args:
+        table: with ``METRIC_open``, if there is such a column, where a number is only a bound, which its row then says.
         logx: a logarithmic axis, if the values span more than a decade.
     """
     numbers = intervals(table, [by], metric).sort_values("mean", kind="stable")
@@ -77,7 +78,10 @@ def draw_ranking(
             axes.plot(seeds, [place] * len(seeds), "|", color=style.color, alpha=0.6, markersize=9)
             axes.errorbar(row["mean"], place, xerr=_error(numbers[numbers[by] == name]), color=style.color,
                           marker=style.marker, markersize=6.5, markeredgewidth=0)  # fmt: skip
-        axes.set_yticks(range(len(numbers)), [looks[str(name)].label for name in numbers[by]])
+        open_ = table.get(f"{metric}_open", pd.Series(False, table.index))
+        bounds = set(table.loc[open_, by])
+        names = [looks[str(name)].label + ", a bound" * (name in bounds) for name in numbers[by]]
+        axes.set_yticks(range(len(numbers)), names)
         axes.set(xlabel=label, title=title, ylim=(-0.6, len(numbers) - 0.4))
         drawn = table[metric].dropna()
         if logx and drawn.min() > 0 and drawn.max() > 10 * drawn.min():

@@ -314,7 +314,8 @@ def basins(table: pd.DataFrame, metric: str, below: float, *, by: str = "variant
 
     Returns:
         ``by``, ``seed``, ``low`` and ``high``, the ends of the stretch, and ``decades``, the decimal logarithm of their
-        ratio; where no rate trains the ends are NaN and the width is 0.
+        ratio; where no rate trains the ends are NaN and the width is 0. ``low_open``, ``high_open`` and
+        ``decades_open`` say that the stretch reaches an end of the rates that were tried: the number is a bound.
     """
     rows = []
     for (name, seed), runs in table.groupby([by, "seed"], sort=False):
@@ -325,6 +326,8 @@ def basins(table: pd.DataFrame, metric: str, below: float, *, by: str = "variant
             stretch = [*stretch, rate] if trains else []
             longest = max(longest, stretch, key=len)
         low, high = (longest[0], longest[-1]) if longest else (math.nan, math.nan)
+        first, last = low == ordered["lr"].min(), high == ordered["lr"].max()
         rows.append({by: name, "seed": seed, "low": low, "high": high,
-                     "decades": math.log10(high / low) if longest else 0.0})  # fmt: skip
+                     "decades": math.log10(high / low) if longest else 0.0,
+                     "low_open": first, "high_open": last, "decades_open": first or last})  # fmt: skip
     return pd.DataFrame(rows)

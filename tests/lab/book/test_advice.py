@@ -5,6 +5,7 @@ import pytest
 from normcore.factory import NORMS
 from normcore.lab.book import advice
 from normcore.lab.book.guide import rank
+from normcore.lab.compare.battery import workloads
 from normcore.lab.stats import Interval
 from normcore.lab.verdicts import claims
 from normcore.lab.verdicts.claims import NOT_MEASURED, Judged
@@ -27,18 +28,7 @@ def test_it_is_of_the_book_s_normalizers_and_statements_and_of_workloads_that_th
     assert set(advice.read()) == set(NORMS) - {"none"}
     assert {j["id"] for j in claims.read()["claims"]} >= ADVISED
     named = {w for entries in advice.read().values() for entry in entries for w in entry.get("workloads", [])}
-    assert named <= {
-        "short",
-        "long",
-        "batch-2",
-        "batch-4",
-        "batch-8",
-        "one-class",
-        "outliers",
-        "rates",
-        "lstm",
-        "transformer",
-    }
+    assert named <= {w.name for w in workloads(32, (2, 4, 8), 0.9, 0.05, [0.1])}
 
 
 def test_what_was_measured_stands_beside_what_is_said() -> None:

@@ -519,3 +519,10 @@ def test_the_density_of_a_single_value_is_cut_off_and_yet_within_the_panel() -> 
 def test_ridges_can_be_of_layers() -> None:
     figure = draw_ridges(spread().assign(layer=[1, 1, 2, 3, 3]), by="layer")
     assert list(heights(figure)) == ["layer 3", "layer 2", "layer 1"]
+
+
+def test_a_number_that_is_a_bound_says_so() -> None:
+    rows = [{"variant": name, "decades": 2.0 + seed / 10, "decades_open": name == "bn" and seed == 1}
+            for name in ("bn", "ln") for seed in range(2)]  # fmt: skip
+    axes = draw_ranking(pd.DataFrame(rows), "decades", "width").axes[0]
+    assert sorted(tick.get_text() for tick in axes.get_yticklabels()) == ["BN, a bound", "LN"]

@@ -541,13 +541,24 @@ def test_each_seed_of_each_variant_has_a_basin_of_its_own() -> None:
         rates([2.0, 0.5, None, 0.2], "none", seed=1),
     ])  # fmt: skip
     found = basins(table, "loss", 1.0)
-    assert list(found) == ["variant", "seed", "low", "high", "decades"]
+    assert list(found)[:5] == ["variant", "seed", "low", "high", "decades"]
     assert found[["variant", "seed"]].to_numpy().tolist() == [["bn", 0], ["bn", 1], ["none", 0], ["none", 1]]
     assert found["decades"].tolist() == pytest.approx([1, 2, 0, 0])
     assert found["high"].tolist()[:2] == pytest.approx([0.01, 0.1])
     assert found["low"].tolist()[3] == pytest.approx(0.01)  # the lower of two as short
     other = basins(table.rename(columns={"variant": "norm"}), "loss", 1.0, by="norm")
     assert other["norm"].tolist() == ["bn", "bn", "none", "none"]
+
+
+def test_a_basin_that_reaches_an_end_of_the_rates_is_a_bound() -> None:
+    inside, low, high, none = (
+        basins(rates(losses), "loss", 1.0).iloc[0]
+        for losses in ([2.0, 0.1, 0.1, 2.0], [0.1, 0.1, 2.0], [2.0, 0.1, 0.1], [2.0, 2.0])
+    )
+    of = ["low_open", "high_open", "decades_open"]
+    assert [bool(v) for v in inside[of]] == [False, False, False] == [bool(v) for v in none[of]]
+    assert [bool(v) for v in low[of]] == [True, False, True]
+    assert [bool(v) for v in high[of]] == [False, True, True]
 
 
 def test_the_bound_of_a_basin_is_outside() -> None:
