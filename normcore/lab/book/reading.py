@@ -38,8 +38,8 @@ def reordered(cells: list[Cell], name: str) -> list[Cell]:
     if lead is not None:
         start = next((i for i in reversed(range(lead)) if shown[i]["cell_type"] == "markdown"), lead)
         front, shown = shown[start : lead + 1], shown[:start] + shown[lead + 1 :]
-    answer = _markdown(f"```{{include}} ../_generated/answer_{name}.md\n```")
-    ordered = [cells[0], answer, *front, *shown, _markdown(f"(how-{name})=\n## How it was run"), *how]
+    answer = _markdown("page-answer", f"```{{include}} ../_generated/answer_{name}.md\n```")
+    ordered = [cells[0], answer, *front, *shown, _markdown("page-how", f"(how-{name})=\n## How it was run"), *how]
     return [_folded(cell) for cell in ordered]
 
 
@@ -59,8 +59,8 @@ def _source(cell: Cell) -> str:
     return "".join(cell["source"])
 
 
-def _markdown(text: str) -> Cell:
-    return {"cell_type": "markdown", "metadata": {}, "source": text}
+def _markdown(key: str, text: str) -> Cell:
+    return {"cell_type": "markdown", "id": key, "metadata": {}, "source": text}
 
 
 def _demoted(cell: Cell) -> Cell:
