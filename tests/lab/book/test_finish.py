@@ -53,3 +53,36 @@ def test_what_scrolls_can_be_focused_and_what_folds_has_a_name(tmp_path: Path) -
             + linked
             + fold.replace("<summary>", '<summary aria-label="the pages below">')
         )
+
+
+def test_figures_have_a_number_that_is_their_address(tmp_path: Path) -> None:
+    figure = '<figure class="nc-figure" data-curves="{}"><svg></svg><figcaption>A line.</figcaption></figure>'
+    page = tmp_path / "page.html"
+    page.write_text(figure + figure)
+    for _ in range(2):
+        finish(tmp_path)
+        assert page.read_text().count('<figure id="figure-1" class="nc-figure" data-curves="{}">') == 1
+        assert '<figcaption><a class="nc-number" href="#figure-2">Figure 2</a> A line.' in page.read_text()
+
+
+def test_mathjax_is_loaded_by_pages_with_a_formula_and_no_font_of_icons_is(tmp_path: Path) -> None:
+    head = (
+        '<script>window.MathJax = {"options": {}}</script>\n'
+        '<script defer="defer" src="_static/mathjax/tex-chtml.js?v=2"></script>'
+        '<link rel="preload" as="font" href="_static/vendor/fontawesome/webfonts/fa-solid-900.woff2">'
+    )
+    for name, text in {"plain": "", "formula": '<span class="math notranslate">'}.items():
+        (tmp_path / f"{name}.html").write_text(head + text)
+    fonts, styles = tmp_path / "_static" / "vendor" / "fontawesome" / "webfonts", tmp_path / "_static" / "styles"
+    fonts.mkdir(parents=True)
+    styles.mkdir()
+    (styles / "theme.css").write_text(
+        '@font-face{font-family:Font Awesome\\ 6 Free;src:url(x.woff2)}.fa-bars{--fa:"\\f0c9";--fa--fa:"x"}'
+        ".fa-fw{width:1em}"
+    )
+    finish(tmp_path)
+    assert (tmp_path / "plain.html").read_text().strip() == ""
+    assert "tex-chtml" in (tmp_path / "formula.html").read_text()
+    assert "webfonts" not in (tmp_path / "formula.html").read_text()
+    assert (styles / "theme.css").read_text() == ".fa-fw{width:1em}"
+    assert not fonts.exists()
