@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def project(folder: Path, *notebooks: Path) -> Path:
     """A folder in which the pipeline runs with these notebooks alone, and with their profiles."""
-    for name in ("Snakefile", "_config.yml", "data/datasets.yaml", "book/claims.yml"):
+    for name in ("Snakefile", "_config.yml", "data/datasets.yaml", "book/claims.yml", "book/advice.yml"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, folder / name)
     shutil.copytree(ROOT / "profiles", folder / "profiles")

@@ -47,7 +47,7 @@
   function usual(lines, field) {
     const norms = {};
     for (const line of lines) (norms[line.facets[field]] ??= new Set()).add(line.variant);
-    return Object.entries(norms).sort((a, b) => b[1].size - a[1].size)[0][0];
+    return Object.entries(norms).sort((a, b) => b[1].size - a[1].size)[0]?.[0] ?? "all";
   }
 
   const sorted = (values) => [...new Set(values)].sort((a, b) => Number(a) - Number(b) || a.localeCompare(b));
@@ -332,7 +332,11 @@
       const long = ["test accuracy", "test loss"].find((m) => profile.lines.some((line) => (line.curves[m]?.x.length ?? 0) > 2));
       state.measure = long ?? (measures.has("training loss") ? "training loss" : [...measures][0]);
     }
-    for (const field of Object.keys(profile.fields)) state[`f.${field}`] ??= usual(profile.lines, field);
+    let left = profile.lines;
+    for (const field of Object.keys(profile.fields).sort((a, b) => (`f.${b}` in state) - (`f.${a}` in state))) {
+      state[`f.${field}`] ??= usual(left, field);
+      if (state[`f.${field}`] !== "all") left = left.filter((line) => line.facets[field] === state[`f.${field}`]);
+    }
     if (!(state.x in X)) state.x = "step";
     if (state.view !== "dots") state.view = "curves";
     const seen = view(profile);

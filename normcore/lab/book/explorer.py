@@ -77,12 +77,17 @@ def _look(name: str) -> dict[str, Any]:
 
 
 def _varying(runs: Sequence[Run], variants: Sequence[str]) -> list[dict[str, str]]:
-    """Of each setting the fields that tell settings of the same variant apart, with their values."""
+    """Of each setting the fields that tell settings of the same variant apart, with their values; without those that
+    follow from the others, as a rate that was chosen for each does."""
     known = pd.DataFrame([{**setting(run.config), **run.config.task_options} for run in runs])
     known = known.drop(columns=["seed", "norm"])
     known = known.fillna("default").astype(str)
     counts = known.groupby(pd.Series(variants)).nunique()
     kept = known.loc[:, counts.max() > 1]
+    for name in sorted(kept, key=lambda name: (name != "lr", name == "batch_size")):  # the rate first, the batch last
+        fewer = kept.drop(columns=name)
+        if not fewer.assign(variant=list(variants)).duplicated().any():
+            kept = fewer
     return [{str(name): str(value) for name, value in row.items()} for row in kept.to_dict("records")]
 
 

@@ -67,3 +67,13 @@ def test_its_points_are_those_of_the_figures(wanted: list[RunConfig]) -> None:
 def test_the_page_offers_experiments_that_have_runs(wanted: list[RunConfig]) -> None:
     assert "&quot;large-rates&quot;" in explorer.page(experiments().values())
     assert "outliers" not in explorer.page(experiments().values())
+
+
+def test_what_follows_from_the_rest_is_not_asked_for(store: Path) -> None:
+    results, rates = Store("large-rates"), {("none", 8): 0.01, ("none", 32): 0.02, ("bn", 8): 0.1, ("bn", 32): 0.2}
+    made = [config(norm=norm, batch_size=size, lr=lr) for (norm, size), lr in rates.items()]
+    results.index("quick", "main", [c.key for c in made])
+    for c in made:
+        results.put(run_of(c, [0.5], [0.5]))
+    _, data = handed_over(explorer.script(experiments()["large-rates"]))
+    assert data["profiles"]["quick"]["fields"] == {"batch_size": "batch size"}
