@@ -15,6 +15,9 @@ from ..stats import intervals, spread
 from .look import AXES, Html, Style, beside, captioned, legend_of, log_scale, numbers_of, panel, same_y, styles
 
 
+_SPLITS = {"train": "training"}  # what a split is called
+
+
 def draw_curves(
     axes: Axes, frame: pd.DataFrame, metric: str, *, by: str = "norm", x: str = "epoch",
     looks: Mapping[str, Style] | None = None,
@@ -74,7 +77,7 @@ def interactive_curves(
     for (value, look), (split, metric, label) in itertools.product(facets.items(), panels):
         rows = frame[(frame["split"] == split) & (frame[facet].astype(str) == value if look else True)]
         own = split in ("train", "batch", "validation", "test")
-        title = look.label if look else f"{split} {metric}" if own else metric.replace("_", " ")
+        title = look.label if look else f"{_SPLITS.get(split, split)} {metric}" if own else metric.replace("_", " ")
         with panel() as (figure, axes):
             figure.numbers = numbers = draw_curves(axes, rows, metric, by=by, x=x, looks=looks)
             axes.set(xlabel=AXES.get(x, x), ylabel=label, title=title)
