@@ -401,7 +401,7 @@ def test_statements_are_chosen_and_the_choice_stands_in_the_address(site: Path, 
     page.locator(".nc-select output", has_text="of 76 statements").wait_for()
     assert all(text.startswith("S4-") for text in shown.all_inner_texts())
     page.get_by_role("button", name="all", exact=True).click()
-    assert shown.count() == 76
+    page.wait_for_function("document.querySelectorAll('tr[data-item]:not([hidden])').length === 76")
     assert "=" not in page.url
     assert watched.complaints == []
 

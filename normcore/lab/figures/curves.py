@@ -14,7 +14,6 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from ..stats import intervals, spread
 from .look import AXES, Html, Style, beside, captioned, legend_of, log_scale, numbers_of, panel, same_y, styles
 
-
 _SPLITS = {"train": "training"}  # what a split is called
 
 
