@@ -56,7 +56,7 @@ def _standing(norm: str, name: str, comparison: Comparison, ranked: Ranked) -> s
     if place is None:
         return ""
     workload = _workload(comparison, name)
-    scores = comparison.scores.dropna(subset=["value"])
+    scores = comparison.measured
     if norm == REFERENCE:
         means = mean_values(scores, workload)
         best = str(means.index[0])

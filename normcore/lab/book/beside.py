@@ -3,45 +3,44 @@
 ``book/_assets/beside.js`` shows the two that are chosen; without it all stand one below the other.
 """
 
+import functools
 import html
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import nbformat
 
-from ...factory import NORMS
 from .. import paths
 from ..compare.battery import Comparison
 from ..compare.report import standings
-from ..compare.standing import CANNOT
 from ..figures.anatomy import describe, draw_axes, facts
 from ..figures.look import label
-from ..verdicts.claims import Judged
 from . import markdown
-from .advice import everywhere
-from .guide import Ranked
-
-NAMES = [name for name in NORMS if name != "none"]
+from .guide import NORMALIZERS, cannot_stand, in_figures
 
 
-def beside(judged: Sequence[Judged], comparison: Comparison, ranked: Ranked) -> str:
-    """The map, the choice of two, and a part for each normalizer."""
+def beside(comparison: Comparison, stands: Mapping[str, str]) -> str:
+    """The map, the choice of two, and a part for each normalizer.
+
+    Args:
+        stands: normalizer -> where it stands everywhere, :func:`normcore.lab.book.advice.everywhere`.
+    """
     blocks = ["## The map", _map(), "## Two side by side", _choice(comparison)]
-    return "\n\n".join([*blocks, *(_part(name, judged, comparison, ranked) for name in NAMES)])
+    return "\n\n".join([*blocks, *(_part(name, comparison, stands[name]) for name in NORMALIZERS)])
 
 
 def _map() -> str:
     """Each normalizer in the row of what one of its statistics is taken over, in the column of when they are taken."""
-    found = {name: facts(name) for name in NAMES}
+    found = {name: facts(name) for name in NORMALIZERS}
     over = {name: ", ".join(count.formula for count in f["values in a set"] if not isinstance(count, str))
             for name, f in found.items()}  # fmt: skip
     when = {name: str(f["statistics at evaluation are of"]) for name, f in found.items()}
     columns = list(dict.fromkeys(when.values()))
     rows = []
     for row in dict.fromkeys(over.values()):
-        cells = (", ".join(_named(n) for n in NAMES if (over[n], when[n]) == (row, column)) for column in columns)
+        cells = (", ".join(_named(n) for n in NORMALIZERS if (over[n], when[n]) == (row, column)) for column in columns)
         rows.append([f"`{row}`", *cells])
     return markdown.table(["a statistic is of", *(f"at evaluation: {column}" for column in columns)], rows)
 
@@ -52,6 +51,7 @@ def _named(name: str) -> str:
     return f"[{label(name)}](/normalizers/{name}.ipynb)" + (f" ({key[1]})" if key else "")
 
 
+@functools.cache  # for the map and for the formula
 def _page(name: str) -> str:
     """What the page of a normalizer says."""
     notebook = nbformat.read(paths.root() / "notebooks" / "normalizers" / f"{name}.ipynb", as_version=4)
@@ -59,7 +59,7 @@ def _page(name: str) -> str:
 
 
 def _choice(comparison: Comparison) -> str:
-    options = "".join(f'<option value="{name}">{html.escape(label(name))}</option>' for name in NAMES)
+    options = "".join(f'<option value="{name}">{html.escape(label(name))}</option>' for name in NORMALIZERS)
     selects = "".join(
         f'<label>{words} <select name="{words}">{options}</select></label>' for words in ("one", "the other")
     )
@@ -73,28 +73,24 @@ def _choice(comparison: Comparison) -> str:
 def _pairs(comparison: Comparison) -> dict[str, list[list[Any]]]:
     """For each two normalizers of the comparison, of each workload: its title, the difference with its interval, and
     the verdict."""
-    known = [name for name in comparison.battery.norms if name in NAMES]
+    known = [name for name in comparison.battery.norms if name in NORMALIZERS]
     if comparison.scores.empty or len(known) < 2:
         return {}
     titles = {w.name: f"{w.title} ({w.unit}, {'lower' if w.lower else 'higher'} is better)"
               for w in comparison.battery.workloads}  # fmt: skip
     found: dict[str, list[list[Any]]] = {}
-    scores = comparison.scores.dropna(subset=["value"])
-    for row in standings(scores, comparison.battery, known, known).to_dict("records"):
+    for row in standings(comparison.measured, comparison.battery, known, known).to_dict("records"):
         if row["norm"] != row["rival"]:
-            apart = f"{row['difference']:+.3g} [{row['low']:+.3g}, {row['high']:+.3g}]"
-            found.setdefault(f"{row['norm']},{row['rival']}", []).append(
-                [titles[row["workload"]], apart, row["verdict"]]
-            )
+            pair = found.setdefault(f"{row['norm']},{row['rival']}", [])
+            pair.append([titles[row["workload"]], in_figures(row), row["verdict"]])
     return found
 
 
-def _part(name: str, judged: Sequence[Judged], comparison: Comparison, ranked: Ranked) -> str:
+def _part(name: str, comparison: Comparison, stands: str) -> str:
     formula = re.search(r"\$\$.*?\$\$", _page(name), re.DOTALL)
     cannot = sorted(w.title for w in comparison.battery.workloads if w.name in comparison.battery.cannot(name))
     blocks = [
         f"[{label(name)}](/normalizers/{name}.ipynb)", formula[0] if formula else "",
-        markdown.raw(draw_axes(name)), markdown.raw(describe(name)), everywhere(name, judged, comparison, ranked),
-        f"{CANNOT[0].upper()}{CANNOT[1:]}: {', '.join(cannot)}." if cannot else "",
+        markdown.raw(draw_axes(name)), markdown.raw(describe(name)), stands, *cannot_stand(cannot),
     ]  # fmt: skip
     return f"::::{{div}} nc-norm nc-norm-{name}\n" + "\n\n".join(filter(None, blocks)) + "\n::::"

@@ -24,6 +24,7 @@ from . import markdown
 
 SCRIPTS = Path("book", "_assets", "runs")  # where the data of each experiment is
 POINTS = 40  # of a line at most
+Profiles = Sequence[tuple[str, Sequence[Run]]]  # of Experiment.complete
 MEASURES = {
     ("test", "accuracy"): "test accuracy", ("test", "loss"): "test loss", ("train", "loss"): "training loss",
     ("train", "accuracy"): "training accuracy", ("validation", "accuracy"): "validation accuracy",
@@ -31,19 +32,19 @@ MEASURES = {
 }  # fmt: skip
 
 
-def page(found: Iterable[Experiment]) -> str:
+def page(found: Iterable[tuple[Experiment, Profiles]]) -> str:
     """The place of the explorer on its page, and the list of experiments that have runs."""
-    titles = html.escape(json.dumps({e.name: e.title for e in found if e.published_runs()[1]}))
+    titles = html.escape(json.dumps({e.name: e.title for e, profiles in found if profiles and profiles[0][1]}))
     return markdown.raw(
         f'<div id="nc-explorer" data-runs="_static/runs" data-experiments="{titles}">The explorer needs JavaScript; '
         'the pages of the experiments do not.</div>\n<script src="_static/explorer.js" defer></script>'
     )
 
 
-def script(experiment: Experiment) -> str:
+def script(experiment: Experiment, profiles: Profiles) -> str:
     """The data of an experiment as a script."""
-    profiles = {profile: _profile(runs) for profile, runs in experiment.complete() if runs}
-    data = {"title": experiment.title, "page": f"{experiment.page}.html", "profiles": profiles}
+    drawn = {profile: _profile(runs) for profile, runs in profiles if runs}
+    data = {"title": experiment.title, "page": f"{experiment.page}.html", "profiles": drawn}
     return f"normcoreRuns({json.dumps(experiment.name)}, {json.dumps(data, separators=(',', ':'), allow_nan=False)});\n"
 
 
@@ -98,7 +99,6 @@ def _facts(runs: Sequence[Run]) -> dict[str, Any]:
     return {
         "seeds": len(runs), "diverged": diverged, "batch": runs[0].config.batch_size,
         "epoch": runs[0].provenance["steps_per_epoch"], "seconds": float(f"{seconds / steps:.4g}"),
-        "lr": runs[0].config.lr,
     }  # fmt: skip
 
 

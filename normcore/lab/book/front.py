@@ -20,17 +20,16 @@ from ..runs.store import Run
 from ..stats import spread
 from ..verdicts.claims import REFUTED, SUPPORTED, VERDICTS, Judged, read
 from ..verdicts.tables import curves
-from .guide import REFERENCE, in_short, link, rank
+from .guide import REFERENCE, Ranked, in_short, link
 from .markdown import raw
 from .statements import badge_classes
 
 _TOLD = ("batch-2", "lstm")  # the workloads of the comparison that the start page tells of
 
 
-def front(judged: Sequence[Judged], compared: Comparison) -> str:
+def front(judged: Sequence[Judged], compared: Comparison, ranked: Ranked) -> str:
     """The start page: the verdicts as one bar, what a reader would tell a colleague, and one figure."""
-    ranked = rank(compared)
-    found = [f"**{w.title}.** {in_short(compared.scores.dropna(subset=['value']), w, ranked[w.name])} "
+    found = [f"**{w.title}.** {in_short(compared.measured, w, ranked[w.name])} "
              f"[More](#guide-{w.name})" for w in compared.battery.workloads if w.name in _TOLD and ranked]  # fmt: skip
     clear = sorted((j for j in judged if not math.isnan(j.p)), key=lambda j: j.p)
     for verdict in (SUPPORTED, REFUTED):
@@ -64,8 +63,7 @@ def _small_batches(compared: Comparison) -> str:
     sizes = {f"batch-{n}": n for n in battery.batch_sizes} | {LONG: battery.images["batch_size"]}
     studied = [w for w in battery.workloads if w.name in sizes]
     known = [norm for norm in battery.norms if norm in NORMS and norm != REFERENCE]
-    scores = compared.scores.dropna(subset=["value"])
-    rows = standings(scores, battery, known, [REFERENCE])
+    rows = standings(compared.measured, battery, known, [REFERENCE])
     rows = rows[rows["workload"].isin(sizes)].assign(batch_size=rows["workload"].map(sizes), mean=rows["difference"])
     figure = draw_intervals(rows, x="batch_size", by="norm", width=6.4,
                             label=f"test accuracy minus {look.label(REFERENCE)}'s")  # fmt: skip

@@ -25,6 +25,7 @@ from ..verdicts.claims import Judged
 from . import markdown
 
 REFERENCE = "bn"  # which differences are from
+NORMALIZERS = [name for name in NORMS if name != "none"]
 
 Ranked = Mapping[str, Sequence[Sequence[str]]]  # workload -> its groups
 
@@ -35,13 +36,16 @@ def read() -> dict[str, Any]:
     return found
 
 
-def guide(comparison: Comparison, judged: Iterable[Judged]) -> str:
+def guide(comparison: Comparison, judged: Iterable[Judged], ranked: Ranked) -> str:
     """The questions, a table of groups over all workloads, a section for each workload, one for each property of the
-    layers, and what is not measured."""
+    layers, and what is not measured.
+
+    Args:
+        ranked: of :func:`rank`.
+    """
     about = read()
     statements = {j.id: j for j in judged}
     blocks = [_form(about["questions"])]
-    ranked = rank(comparison)
     if ranked:
         shown = _shown(comparison)
         blocks += [comparison.note, _overview(comparison, ranked, shown)]
@@ -57,7 +61,7 @@ def guide(comparison: Comparison, judged: Iterable[Judged]) -> str:
 
 def rank(comparison: Comparison) -> Ranked:
     """The groups of each workload, of the normalizers that have been run in all; empty with too few seeds."""
-    scores = comparison.scores.dropna(subset=["value"])
+    scores = comparison.measured
     if scores.empty or scores.groupby(["workload", "norm"])["seed"].nunique().max() < MIN_SEEDS:
         return {}
     complete = comparison.battery.complete(comparison.scores)
@@ -110,7 +114,7 @@ def _workload(
     comparison: Comparison, workload: Workload, ranked: Sequence[Sequence[str]], answers: Mapping[str, Any],
     statements: Mapping[str, Judged],
 ) -> str:  # fmt: skip
-    scores = comparison.scores.dropna(subset=["value"])
+    scores = comparison.measured
     rows = []
     means = mean_values(scores, workload)
     for place, group in enumerate(ranked, start=1):
@@ -123,9 +127,13 @@ def _workload(
         f"{workload.asks} **{says}**",
         markdown.table(["group", "normalizer", workload.unit, f"minus {label(REFERENCE)}"], rows, "rlrr"),
     ]
-    if cannot := [n for n in comparison.battery.norms if workload.name in comparison.battery.cannot(n)]:
-        blocks.append(f"{CANNOT[0].upper()}{CANNOT[1:]}: {', '.join(map(label, cannot))}.")
-    return "\n\n".join([*blocks, *_advice(answers, statements)])
+    cannot = [label(n) for n in comparison.battery.norms if workload.name in comparison.battery.cannot(n)]
+    return "\n\n".join([*blocks, *cannot_stand(cannot), *_advice(answers, statements)])
+
+
+def cannot_stand(names: Sequence[str]) -> list[str]:
+    """A sentence on what cannot stand somewhere, or where something cannot; none if there is nothing."""
+    return [f"{CANNOT[0].upper()}{CANNOT[1:]}: {', '.join(names)}."] if names else []
 
 
 def _advice(answers: Mapping[str, Any], statements: Mapping[str, Judged]) -> list[str]:
@@ -144,7 +152,12 @@ def difference(scores: pd.DataFrame, workload: Workload, norm: str) -> str:
     if norm == REFERENCE:
         return ""
     beside = standing(scores, [workload], norm, [REFERENCE]).to_dict("records")
-    return "".join(f"{row['difference']:+.3g} [{row['low']:+.3g}, {row['high']:+.3g}]" for row in beside)
+    return "".join(map(in_figures, beside))
+
+
+def in_figures(row: Mapping[Any, Any]) -> str:
+    """The difference of a row of :func:`normcore.lab.compare.standing.standing` with its interval."""
+    return f"{row['difference']:+.3g} [{row['low']:+.3g}, {row['high']:+.3g}]"
 
 
 def in_short(scores: pd.DataFrame, workload: Workload, ranked: Sequence[Sequence[str]]) -> str:
@@ -204,12 +217,11 @@ _MUCH = 1.5  # times the reference's
 def _alone() -> tuple[str, str, str]:
     """Of what each layer takes its statistics, measured on the layer: whether an image comes out the same in any
     company, and evaluated as in training."""
-    names = [name for name in NORMS if name != "none"]
     sources = {name: [facts(name)[f"statistics {when} are of"] for when in ("in training", "at evaluation")]
-               for name in names}  # fmt: skip
-    free = [label(n) for n in names if sources[n] == ["current input"] * 2 and _by_itself(n)]
+               for name in NORMALIZERS}  # fmt: skip
+    free = [label(n) for n in NORMALIZERS if sources[n] == ["current input"] * 2 and _by_itself(n)]
     says = f"An image comes out the same alone and in any company, in training and evaluated, with {listed(free)}."
-    rows = [[label(n), *sources[n], "no" if _by_itself(n) else "yes"] for n in names]
+    rows = [[label(n), *sources[n], "no" if _by_itself(n) else "yes"] for n in NORMALIZERS]
     head = ["normalizer", "statistics in training are of", "at evaluation", "other images of the batch enter"]
     return "An image by itself", says, markdown.table(head, rows)
 

@@ -35,7 +35,8 @@ def form(fields: str, what: str, none: str) -> str:
     """
     return (
         f'<form class="nc-select" data-what="{html.escape(what)}" data-none="{html.escape(none)}" hidden>'
-        f'{fields}<button type="reset">all</button><output aria-live="polite"></output></form>'
+        f'{fields}<button type="reset">all</button><output aria-live="polite"></output></form>\n'
+        '<script src="_static/select.js" defer></script>'
     )
 
 

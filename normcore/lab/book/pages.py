@@ -24,7 +24,7 @@ from . import explorer, statements
 from .advice import advice, everywhere
 from .beside import beside
 from .front import cite, documents, front, overview_svg
-from .guide import guide, link, rank
+from .guide import NORMALIZERS, guide, link, rank
 from .markdown import raw as _raw
 from .markdown import table as _table
 from .speed import speed
@@ -34,38 +34,39 @@ from .statements import badge, badge_classes, body, ledger
 def generate() -> list[Path]:
     """Write all generated parts; returns their paths."""
     judged, of_newcomers, compared = judge_all(), judge_all("newcomers"), compare.Comparison.shown()
+    ranked, complete = rank(compared), {name: e.complete() for name, e in experiments().items()}
+    stands = {norm: everywhere(norm, judged, compared, ranked) for norm in NORMALIZERS}
     folder = paths.root() / "book" / "_generated"
     parts = {
-        "front.md": front(judged, compared), "documents.md": documents(), "cite.md": cite(),
-        "explorer.md": explorer.page(experiments().values()),
+        "front.md": front(judged, compared, ranked), "documents.md": documents(), "cite.md": cite(),
+        "explorer.md": explorer.page((e, complete[name]) for name, e in experiments().items()),
         "claims.md": ledger(judged, read()["sources"]),
         "status.md": status(), "speed.md": speed(), "statistics.md": report(),
         **{f"{chapter}.md": study(judged, chapter) for chapter in CHAPTERS}, "catdog_overview.md": catdog_overview(),
         "newcomers.md": newcomers(of_newcomers), "newcomers_standing.md": newcomers_standing(compared),
-        "guide.md": guide(compared, judged),
+        "guide.md": guide(compared, judged, ranked), "beside.md": beside(compared, stands),
     }  # fmt: skip
-    ranked = rank(compared)
-    parts["beside.md"] = beside(judged, compared, ranked)
-    for experiment in experiments().values():
-        of = of_newcomers if experiment.name == "compare" else judged
-        parts[f"answer_{experiment.notebook.stem}.md"] = answer(experiment, of)
-    for norm in (name for name in NORMS if name != "none"):
+    for name, experiment in experiments().items():
+        of = of_newcomers if name == "compare" else judged
+        parts[f"answer_{experiment.notebook.stem}.md"] = answer(experiment, of, complete[name])
+    for norm in NORMALIZERS:
         parts[f"advice_{norm}.md"] = advice(norm, judged, compared, ranked)
-        parts[f"everywhere_{norm}.md"] = everywhere(norm, judged, compared, ranked)
+        parts[f"everywhere_{norm}.md"] = stands[norm]
     parts["verdicts.json"] = verdicts([*judged, *of_newcomers])
     for name, text in parts.items():
-        with_end = text.rstrip() + "\n"
-        write_text(folder / name, with_end)
-        (folder / name).touch()  # the pipeline tells by the time that this was done
+        _write(folder / name, text.rstrip() + "\n")
     _write_statements(judged)
-    for experiment in experiments().values():
-        path = paths.root() / explorer.SCRIPTS / f"{experiment.name}.js"
-        write_text(path, explorer.script(experiment))
-        path.touch()
+    for name, experiment in experiments().items():
+        _write(paths.root() / explorer.SCRIPTS / f"{name}.js", explorer.script(experiment, complete[name]))
     picture = overview_svg()
     if picture:
         write_text(paths.root() / "book" / "_assets" / "overview.svg", picture)
     return [folder / name for name in parts]
+
+
+def _write(path: Path, text: str) -> None:
+    write_text(path, text)
+    path.touch()  # the pipeline tells by the time that this was done
 
 
 def _write_statements(judged: Iterable[Judged]) -> None:
@@ -73,9 +74,7 @@ def _write_statements(judged: Iterable[Judged]) -> None:
     folder = paths.root() / "book" / "statements"
     sources, pages = read()["sources"], {name: e.page for name, e in experiments().items()}
     for one in judged:
-        path = folder / f"{one.id.lower()}.md"
-        write_text(path, statements.page(one, sources[one.source], pages))
-        path.touch()
+        _write(folder / f"{one.id.lower()}.md", statements.page(one, sources[one.source], pages))
 
 
 def _said(counts: Counter[str]) -> str:
@@ -163,11 +162,11 @@ def _run_facts(runs: Sequence[Run]) -> list[list[str]]:
 # --- the page of an experiment ---------------------------------------------------------------------------
 
 
-def answer(experiment: Experiment, judged: Iterable[Judged]) -> str:
+def answer(experiment: Experiment, judged: Iterable[Judged], complete: explorer.Profiles) -> str:
     """What an experiment says of its statements: in a sentence, then each with what was measured of it; and the command
     that runs it."""
     own = [j for j in judged if j.experiment == experiment.name]
-    profile = experiment.published_runs()[0]
+    profile = complete[0][0] if complete else "smoke"
     command = f"`normcore run {experiment.name} --profile {profile}`"
     blocks = []
     if own:
@@ -201,7 +200,7 @@ def study(judged: Sequence[Judged], chapter: str) -> str:
     others = [j for j in judged if j not in own and j.experiment in {e.name for e in parts}]
     rows = [
         [
-            f"[{j.id}](#{j.id.lower()})",
+            link(j.id),
             j.statement,
             badge(j.verdict),
             f"`{j.profile}`" if j.profile and j.parts else "",
@@ -237,7 +236,7 @@ def catdog_overview() -> str:
 def newcomers(judged: Sequence[Judged]) -> str:
     """What the papers of the newcomers say and how it came off: an overview, then every statement."""
     pages = {name: e.page for name, e in experiments().items()}
-    rows = [[f"[{j.id}](#{j.id.lower()})", j.statement, badge(j.verdict)] for j in judged]
+    rows = [[link(j.id), j.statement, badge(j.verdict)] for j in judged]
     blocks = [f"Of {len(judged)} statements: {_said(Counter(j.verdict for j in judged))}."]
     blocks.append(_table(["", "statement", "verdict"], rows))
     for source, about in read("newcomers")["sources"].items():

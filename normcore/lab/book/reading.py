@@ -6,6 +6,7 @@ the answer (``_generated/answer_NAME.md``, :func:`normcore.lab.book.pages.answer
 """
 
 import json
+import re
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -55,18 +56,15 @@ def _tags(cell: Cell) -> list[str]:
     return found
 
 
-def _source(cell: Cell) -> str:
-    return "".join(cell["source"])
-
-
 def _markdown(key: str, text: str) -> Cell:
     return {"cell_type": "markdown", "id": key, "metadata": {}, "source": text}
 
 
 def _demoted(cell: Cell) -> Cell:
     """Under a heading of its own, a section is one level lower."""
-    lowered = _source(cell).replace("## ", "### ", 1) if _source(cell).startswith("## ") else _source(cell)
-    return {**cell, "source": lowered} if cell["cell_type"] == "markdown" else cell
+    if cell["cell_type"] != "markdown":
+        return cell
+    return {**cell, "source": re.sub(r"\A## ", "### ", "".join(cell["source"]))}
 
 
 def _folded(cell: Cell) -> Cell:

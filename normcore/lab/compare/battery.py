@@ -287,6 +287,11 @@ class Comparison:
     scores: pd.DataFrame
 
     @property
+    def measured(self) -> pd.DataFrame:
+        """The scores that are numbers: of a run that diverged there is none."""
+        return self.scores.dropna(subset=["value"])
+
+    @property
     def note(self) -> str:
         """What it rests on, in words."""
         return f"Profile `{self.profile}`, {measured_on(self.runs)}."

@@ -8,7 +8,7 @@ import pytest
 
 from normcore.lab.book import explorer
 from normcore.lab.config import RunConfig
-from normcore.lab.runs.experiments import experiments
+from normcore.lab.runs.experiments import Experiment, experiments
 from normcore.lab.runs.store import Store
 from normcore.lab.stats import intervals
 from normcore.lab.verdicts.tables import curves
@@ -19,6 +19,10 @@ from ..helpers import config, run_of
 def handed_over(text: str) -> tuple[str, dict[str, Any]]:
     name, data = json.loads(f"[{text.removeprefix('normcoreRuns(').removesuffix(');' + chr(10))}]")
     return name, data
+
+
+def of(name: str) -> tuple[Experiment, explorer.Profiles]:
+    return experiments()[name], experiments()[name].complete()
 
 
 @pytest.fixture
@@ -38,7 +42,7 @@ def wanted(store: Path) -> list[RunConfig]:
 
 
 def test_a_line_is_of_the_seeds_of_a_setting(wanted: list[RunConfig]) -> None:
-    name, data = handed_over(explorer.script(experiments()["large-rates"]))
+    name, data = handed_over(explorer.script(*of("large-rates")))
     profile = data["profiles"]["quick"]
     assert name == "large-rates"
     assert profile["fields"] == {"lr": "learning rate"}
@@ -52,7 +56,7 @@ def test_a_line_is_of_the_seeds_of_a_setting(wanted: list[RunConfig]) -> None:
 
 
 def test_its_points_are_those_of_the_figures(wanted: list[RunConfig]) -> None:
-    _, data = handed_over(explorer.script(experiments()["large-rates"]))
+    _, data = handed_over(explorer.script(*of("large-rates")))
     points = data["profiles"]["quick"]["lines"][0]["curves"]["training loss"]
     assert len(points["x"]) <= explorer.POINTS
     assert points["x"][-1] == 1000
@@ -65,8 +69,8 @@ def test_its_points_are_those_of_the_figures(wanted: list[RunConfig]) -> None:
 
 
 def test_the_page_offers_experiments_that_have_runs(wanted: list[RunConfig]) -> None:
-    assert "&quot;large-rates&quot;" in explorer.page(experiments().values())
-    assert "outliers" not in explorer.page(experiments().values())
+    assert "&quot;large-rates&quot;" in explorer.page(map(of, experiments()))
+    assert "outliers" not in explorer.page(map(of, experiments()))
 
 
 def test_what_follows_from_the_rest_is_not_asked_for(store: Path) -> None:
@@ -75,5 +79,5 @@ def test_what_follows_from_the_rest_is_not_asked_for(store: Path) -> None:
     results.index("quick", "main", [c.key for c in made])
     for c in made:
         results.put(run_of(c, [0.5], [0.5]))
-    _, data = handed_over(explorer.script(experiments()["large-rates"]))
+    _, data = handed_over(explorer.script(*of("large-rates")))
     assert data["profiles"]["quick"]["fields"] == {"batch_size": "batch size"}

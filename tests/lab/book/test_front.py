@@ -6,6 +6,7 @@ from pathlib import Path
 import normcore
 from normcore.lab import paths
 from normcore.lab.book import front
+from normcore.lab.book.guide import rank
 from normcore.lab.compare.battery import Comparison
 from normcore.lab.stats import Interval
 from normcore.lab.verdicts.claims import NOT_MEASURED, Judged
@@ -24,7 +25,7 @@ def test_it_has_the_verdicts_the_clearest_statements_and_the_comparison() -> Non
         judged("S0-01", SUPPORTED, 0.01), judged("S0-02", SUPPORTED, 0.001), judged("S0-03", REFUTED, 0.02),
         Judged("S0-04", "ord", "Untested.", NOT_MEASURED),
     ]  # fmt: skip
-    text = front.front(found, compared())
+    text = front.front(found, compared(), rank(compared()))
     bar = re.findall(r'style="flex-grow:(\d)" href="claims.html#verdict=([^"]+)">(\d [^<]+)<', text)
     assert bar == [
         ("2", "supported", "2 supported"),
@@ -41,7 +42,7 @@ def test_it_has_the_verdicts_the_clearest_statements_and_the_comparison() -> Non
 
 def test_without_a_comparison_there_is_no_figure() -> None:
     empty = Comparison("smoke", compared().battery, [], compared().scores.iloc[:0])
-    text = front.front([Judged("S0-04", "ord", "Untested.", NOT_MEASURED)], empty)
+    text = front.front([Judged("S0-04", "ord", "Untested.", NOT_MEASURED)], empty, rank(empty))
     assert "<figure" not in text
     assert "1 not measured yet" in text
 

@@ -10,6 +10,7 @@ import pandas as pd
 from normcore.lab.book.guide import guide, in_short, rank, read
 from normcore.lab.compare.battery import Comparison, Workload
 from normcore.lab.compare.standing import groups
+from normcore.lab.verdicts import claims
 from normcore.lab.verdicts.claims import Judged
 
 from ..compare.test_battery import battery
@@ -64,7 +65,7 @@ STATEMENTS = [Judged(s, "ord", f"What {s} says.", "supported") for s in ("S2-05"
 
 
 def test_the_page_has_every_workload_with_differences_from_bn() -> None:
-    text = guide(compared(), STATEMENTS)
+    text = guide(compared(), STATEMENTS, rank(compared()))
     assert "| BN | **1** |" in text
     assert "| no norm | 3 |" in text
     assert "(guide-batch-2)=" in text
@@ -75,7 +76,7 @@ def test_the_page_has_every_workload_with_differences_from_bn() -> None:
 
 
 def test_every_answer_that_can_be_given_leads_somewhere() -> None:
-    text = guide(compared(), STATEMENTS)
+    text = guide(compared(), STATEMENTS, rank(compared()))
     items = [json.loads(html.unescape(found)) for found in re.findall(r'data-item="([^"]+)"', text)]
     questions = read()["questions"]
     for name, question in questions.items():
@@ -87,10 +88,14 @@ def test_every_answer_that_can_be_given_leads_somewhere() -> None:
     assert unmeasured["says"].startswith("not measured here")
 
 
+def test_it_names_statements_that_there_are() -> None:
+    about = read()
+    answers = [*about["workloads"].values(), *about["properties"].values(), *about["elsewhere"]]
+    assert {s for one in answers for s in one["sources"]} <= {entry["id"] for entry in claims.read()["claims"]}
+
+
 def test_cost_and_company_are_of_the_layers() -> None:
-    text = guide(
-        Comparison("smoke", battery(["bn"]), [], pd.DataFrame(columns=["workload", "norm", "seed", "value"])), []
-    )
+    text = guide(Comparison("smoke", battery(["bn"]), [], scores(RIGHT)), [], {})
     assert "| BN | current input | running averages | yes |" in text
     assert "| LN | current input | current input | no |" in text
     assert "| VirtualBN | current input, reference batch | current input, reference batch | no |" in text
@@ -101,4 +106,4 @@ def test_without_five_seeds_nothing_is_ranked() -> None:
     few = scores(RIGHT, bn=0.9)
     comparison = Comparison("smoke", battery(["bn"]), [], few[few["seed"] < 2])
     assert rank(comparison) == {}
-    assert "Nothing is compared yet with the 5 seeds that this takes." in guide(comparison, [])
+    assert "Nothing is compared yet with the 5 seeds that this takes." in guide(comparison, [], {})

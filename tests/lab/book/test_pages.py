@@ -42,7 +42,7 @@ def test_the_answer_of_an_experiment_has_its_statements_with_what_was_measured()
         Judged("S0-02", "ord", "It is not.", NOT_MEASURED, experiment="catdog-lr", reason="no runs"),
         Judged("S0-04", "ord", "Elsewhere.", SUPPORTED, experiment="catdog-batch", parts=(part,)),
     ]
-    text = pages.answer(experiments()["catdog-lr"], judged)
+    text = pages.answer(experiments()["catdog-lr"], judged, experiments()["catdog-lr"].complete())
     assert text.startswith("**Supported: [S0-01](#s0-01); not measured yet: [S0-02](#s0-02).**")
     assert "| It is. | loss, BN minus LN: -0.2000 [-0.3000, -0.1000] (`half`, seeds: 5) | {bdg-success}" in text
     assert "| It is not. | no runs |" in text
