@@ -41,13 +41,15 @@ def forward_mode_active() -> bool:
     return bool(getattr(forward_ad, "_current_level", 0) >= 0)
 
 
-# --- the backward pass; without one of the two, its halves write a gradient of x each, and autograd adds them -------
+# --- the backward pass ---------------------------------------------------------------------------------------
 
-#: a number for each backward pass, so that one within another does not take what is not its own
+#: a number for each backward pass, -1 outside
 backward_pass = of_torch("torch:_C._current_graph_task_id")
 
-#: whether this backward pass will reach a node, so that nothing is left for one that does not come
-will_execute = of_torch("torch:_C._will_engine_execute_node")
+
+def in_backward() -> bool:
+    """Whether this thread is within a backward pass; without an answer it is never said to be."""
+    return backward_pass is not None and backward_pass() != -1
 
 
 # --- kernels, of which each reads or writes x once; without one, kernels.py computes the same in several passes ----

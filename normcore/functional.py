@@ -14,7 +14,8 @@ The backward pass reads the input once for two more tables, :math:`D = \sum dy` 
 
 .. math:: ds = A + (\mu - m)\,D, \qquad dm = -s\,D, \qquad dt = D,
 
-autograd takes these through the small tables to :math:`d\mu` and :math:`d\sigma^2`, and a second pass writes
+the derivative of the mix takes these through the small tables to :math:`d\mu` and :math:`d\sigma^2`, and a second
+pass writes
 
 .. math:: dx = s\,dy + \frac{2\,d\sigma^2}{M}\,(x - \mu) + \frac{d\mu}{M}.
 
@@ -32,10 +33,14 @@ from torch import Tensor
 from . import _torch, kernels
 from .kernels import over, table_dtype
 
-__all__ = ["affine", "fused_norm", "moments", "pool", "set_engine"]
+__all__ = ["affine", "fused_norm", "moments", "pool", "pool_backward", "set_engine"]
 
+Tables = Sequence[Tensor | None]
 # mix(mean, var, *parameters) -> (center, scale, shift, *statistics); see fused_norm
 Mix = Callable[..., tuple[Tensor, ...]]
+# mix_backward((mean, var, *parameters), (center, scale, shift, *statistics), (dcenter, dscale, dshift))
+# -> (dmean, dvar, *gradients of the parameters); see fused_norm
+MixBackward = Callable[..., Sequence[Tensor | None]]
 
 
 def moments(x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -91,7 +96,29 @@ def pool(mean: Tensor, var: Tensor, dim: int | tuple[int, ...], count: Tensor | 
     return total, (share * (var + (mean - total).square())).sum(dim, keepdim=True)
 
 
-def fused_norm(x: Tensor, mix: Mix, *parameters: Tensor | None, mask: Tensor | None = None) -> tuple[Tensor, ...]:
+def pool_backward(
+    mean: Tensor, pooled: Tensor, dpooled: Tensor, dvar: Tensor, share: float | Tensor
+) -> tuple[Tensor, Tensor]:
+    r"""The gradients of parts from those of their union's moments, see :func:`pool`.
+
+    .. math:: d\mu_i = w_i\,(d\mu + 2\,d\sigma^2\,(\mu_i - \mu)), \qquad d\sigma^2_i = w_i\,d\sigma^2
+
+    Args:
+        mean: the parts' means.
+        pooled, dpooled, dvar: the mean of the union, and the gradients of its mean and its variance.
+        share: :math:`w_i`, the part's share of the values; of n equal parts 1 / n.
+    """
+    dmean = torch.addcmul(dpooled, dvar, mean - pooled, value=2) * share
+    return dmean, (dvar * share).expand_as(dmean)
+
+
+def fused_norm(
+    x: Tensor,
+    mix: Mix,
+    *parameters: Tensor | None,
+    mask: Tensor | None = None,
+    mix_backward: MixBackward | None = None,
+) -> tuple[Tensor, ...]:
     r"""Normalize x by the center, scale and shift that ``mix`` makes of its moments.
 
     Args:
@@ -103,6 +130,10 @@ def fused_norm(x: Tensor, mix: Mix, *parameters: Tensor | None, mask: Tensor | N
         parameters: further tensors that ``mix`` reads and that receive gradients; None is passed through.
         mask: True where a position counts, broadcastable to (N, 1, *spatial); elsewhere y is 0 and x, NaN
             even, has no influence.
+        mix_backward: the derivative of ``mix`` by hand, for speed: called as ``mix_backward(inputs, outputs,
+            gradients)`` with ``(mean, var, *parameters)``, what ``mix`` made of them, and the gradients of center,
+            scale and shift in the shapes of these; returns the gradients of the inputs, None for what needs none.
+            Without it autograd differentiates the mix, which is then run again in the backward pass.
 
     Returns:
         ``(y, *statistics)`` with ``y = scale * (x - center) + shift`` in the dtype and memory format of x.
@@ -120,27 +151,23 @@ def fused_norm(x: Tensor, mix: Mix, *parameters: Tensor | None, mask: Tensor | N
     if mask is not None or traced():
         return _composite(x, mix, parameters, mask)
     if compiles(x):
-        return _run_compiled(x, mix, parameters)
+        return _run_compiled(x, mix, parameters, mix_backward)
     x = kernels.dense(x)
-    if not torch.is_grad_enabled():
-        mean, var = kernels.moments(x)
-        center, scale, shift, *statistics = _mixed(mix, x, mean, var, *parameters)
-        return (kernels.apply(x, center, scale, shift), *statistics)
-    link = _Link() if _torch.backward_pass and _torch.will_execute else None
-    mean, var = _Moments.apply(x, link)
-    center, scale, shift, *statistics = _mixed(mix, x, mean, var, *parameters)
-    return (_Apply.apply(x, mean, center, scale, shift, link), *statistics)
+    if torch.is_grad_enabled():
+        return _Fused.apply(x, mix, mix_backward, *parameters)
+    center, scale, shift, *statistics = _tables(mix, *kernels.moments(x), *parameters)
+    return (kernels.apply(x, center, scale, shift), *statistics)
 
 
 def affine(x: Tensor, center: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     """``scale * (x - center) + shift`` with tables broadcastable to (N, C), in the dtype of x: evaluation."""
-    m, s, t = (table.to(table_dtype(x)).expand(x.shape[:2]) for table in (center, scale, shift))
+    center, scale, shift = (_table(t.to(table_dtype(x))) for t in (center, scale, shift))
     if traced():
-        return ((x - over(m, x)) * over(s, x) + over(t, x)).to(x.dtype)
+        return _applied(x, center, scale, shift).to(x.dtype)
     x = kernels.dense(x)
     if torch.is_grad_enabled():
-        return _Apply.apply(x, m.detach(), m, s, t, None)
-    return kernels.apply(x, m, s, t)
+        return _Affine.apply(x, center, scale, shift)
+    return kernels.apply(x, center, scale, shift)
 
 
 def traced() -> bool:
@@ -153,11 +180,35 @@ def traced() -> bool:
     )
 
 
-def _mixed(mix: Mix, x: Tensor, mean: Tensor, var: Tensor, *parameters: Tensor | None) -> tuple[Tensor, ...]:
+def recomputing() -> bool:
+    """Whether this forward pass runs within a backward pass, and so repeats one (activation checkpointing)."""
+    return not torch.compiler.is_compiling() and _torch.in_backward()
+
+
+def _table(t: Tensor) -> Tensor:
+    """Of two dimensions, so that it broadcasts to (N, C)."""
+    return t if t.dim() == 2 else t.unsqueeze(0) if t.dim() else t.view(1, 1)
+
+
+def _tables_of_inputs(mix: Mix, mean: Tensor, var: Tensor, *parameters: Tensor | None) -> tuple[Tensor, ...]:
+    """The tables of a mix that reads nothing but its arguments: then they need no gradient if those need none."""
+    with torch.enable_grad():
+        tables = _tables(mix, mean.detach(), var, *(t if t is None else t.detach() for t in parameters))
+    if any(t.requires_grad for t in tables):
+        raise ValueError(
+            f"{getattr(mix, '__qualname__', mix)} reads a tensor that takes a gradient and is none of its arguments: "
+            "the gradient would be lost, hand it to fused_norm as a parameter"
+        )
+    return tables
+
+
+def _tables(mix: Mix, mean: Tensor, var: Tensor, *parameters: Tensor | None) -> tuple[Tensor, ...]:
     center, scale, shift, *statistics = mix(mean, var, *parameters)
-    tables = [t.to(mean.dtype) for t in (center, scale, shift)]
-    tables = [t if t.dim() == 2 else t.expand(x.shape[:2]) for t in tables]
-    return *tables, *(s.detach() for s in statistics)
+    return *(_table(t.to(mean.dtype)) for t in (center, scale, shift)), *(s.detach() for s in statistics)
+
+
+def _applied(x: Tensor, center: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    return (x - over(center, x)) * over(scale, x) + over(shift, x)
 
 
 def _composite(
@@ -167,86 +218,74 @@ def _composite(
     wide = x.to(table_dtype(x))
     if mask is not None:
         wide = wide.masked_fill(~mask, 0)
-    mean, var = moments(wide, mask)
-    center, scale, shift, *statistics = _mixed(mix, x, mean, var, *parameters)
-    y = (wide - over(center, x)) * over(scale, x) + over(shift, x)
+    center, scale, shift, *statistics = _tables(mix, *moments(wide, mask), *parameters)
+    y = _applied(wide, center, scale, shift)
     if mask is not None:
         y = y.masked_fill(~mask, 0).contiguous(memory_format=kernels.memory_format(x))
     return (y.to(x.dtype), *statistics)
 
 
-class _Link:
-    """What apply leaves for moments within one backward pass, so that the input gradient is written once."""
-
-    def __init__(self) -> None:
-        self.left: dict[int, tuple[Tensor, Tensor]] = {}  # by the backward pass, which may run within another
-
-    def leave(self, dy: Tensor, scale: Tensor) -> None:
-        self.left[_torch.backward_pass()] = (dy, scale)
-
-    def take(self) -> tuple[Tensor, Tensor] | None:
-        return self.left.pop(_torch.backward_pass(), None)
-
-
-class _Moments(torch.autograd.Function):
-    """The first pass forward, the last one backward."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, link: _Link | None) -> tuple[Tensor, Tensor]:
-        mean, var = kernels.moments(x)
-        ctx.save_for_backward(x, mean)
-        ctx.link = link
-        return mean, var
-
-    @staticmethod
-    def backward(ctx: Any, dmean: Tensor, dvar: Tensor) -> Any:
-        x, mean = ctx.saved_tensors
-        m = max(x.shape[2:].numel(), 1)
-        p, q = dvar * (2 / m), dmean / m
-        if _plain(dmean):  # apply has given its share of dx itself
-            return (over(p, x) * (x - over(mean, x)) + over(q, x)).to(x.dtype), None
-        left = ctx.link.take() if ctx.link else None
-        if left is None:  # no link, or a second derivative that does not pass through apply
-            return kernels.apply(x, mean, p, q), None
-        dy, scale = left
-        return kernels.input_gradient(dy, x, scale, mean, p, q), None
-
-
-class _Apply(torch.autograd.Function):
-    """The second pass forward, the first one backward. Between the two functions the mix is ordinary autograd.
-
-    It takes the mean besides the center for the centred sums, and so that the backward pass of moments always
-    comes after its own. Without a link it writes its share of the input gradient itself; where there are no moments,
-    that is all of it.
-    """
+class _Fused(torch.autograd.Function):
+    """Moments, mix and apply forward; the sums, the mix's derivative and the input gradient backward."""
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, mean: Tensor, center: Tensor, scale: Tensor, shift: Tensor, link: _Link | None
-    ) -> Tensor:
-        ctx.save_for_backward(x, mean, center, scale)
-        ctx.link, ctx.shift_shape = link, shift.shape
+        ctx: Any, x: Tensor, mix: Mix, mix_backward: MixBackward | None, *parameters: Tensor | None
+    ) -> tuple[Tensor, ...]:
+        mean, var = kernels.moments(x)
+        tables = (_tables if mix_backward else _tables_of_inputs)(mix, mean, var, *parameters)
+        center, scale, shift, *statistics = tables
+        ctx.save_for_backward(x, mean, var, *tables, *parameters)
+        ctx.mix, ctx.mix_backward, ctx.size = mix, mix_backward, len(tables)
+        ctx.mark_non_differentiable(*statistics)
+        ctx.set_materialize_grads(False)
+        return (kernels.apply(x, center, scale, shift), *statistics)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor | None, *_: Any) -> Any:
+        if dy is None:
+            return (None,) * len(ctx.needs_input_grad)
+        x, mean, var, *saved = ctx.saved_tensors
+        tables, parameters = saved[: ctx.size], saved[ctx.size :]
+        if _plain(dy):
+            dx, *gradients = _differentiable(lambda x, *p: _composite(x, ctx.mix, p)[0], (x, *parameters), dy)
+            return dx, None, None, *gradients
+        dy = kernels.dense(dy, like=x)
+        total, dot = kernels.sums(dy, x, mean)
+        center, scale, shift = tables[:3]
+        dtables = (-scale * total, torch.addcmul(dot, mean - center, total), total)
+        dtables = tuple(d.sum_to_size(t.shape) for d, t in zip(dtables, (center, scale, shift), strict=True))
+        mix_backward = ctx.mix_backward or functools.partial(_mix_backward, ctx.mix)
+        dmean, dvar, *gradients = mix_backward((mean, var, *parameters), tables, dtables)
+        dx = None
+        if ctx.needs_input_grad[0]:
+            m = max(x.shape[2:].numel(), 1)
+            dx = kernels.input_gradient(dy, x, scale, mean, dvar * (2 / m), dmean / m)
+        return dx, None, None, *gradients
+
+
+class _Affine(torch.autograd.Function):
+    """Apply alone, with tables that do not depend on x."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, center: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+        ctx.save_for_backward(x, center, scale, shift)
         return kernels.apply(x, center, scale, shift)
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> Any:
-        x, mean, center, scale = ctx.saved_tensors
-        dx = None
+        x, center, scale, shift = tensors = ctx.saved_tensors
         if _plain(dy):
-            wide = dy.to(scale.dtype)
-            total = _sum(wide, x)
-            dscale = _sum(wide * (x - over(center, x)), x)
-        else:
-            dy = kernels.dense(dy, like=x)
-            total, dot = kernels.sums(dy, x, mean)
-            dscale = torch.addcmul(dot, mean - center, total)
-        if ctx.needs_input_grad[0]:
-            if ctx.link is None or _plain(dy):
-                dx = (dy * over(scale, x)).to(x.dtype)
-            elif _torch.will_execute(ctx.next_functions[1][0]):  # moments comes in this pass
-                ctx.link.leave(dy, scale)
-        tables = zip((-scale * total, dscale, total), (center.shape, scale.shape, ctx.shift_shape), strict=True)
-        return dx, None, *(gradient.sum_to_size(shape) for gradient, shape in tables), None
+            return tuple(_differentiable(lambda x, *t: _applied(x, *t).to(x.dtype), tensors, dy))
+        dy = kernels.dense(dy, like=x)
+        dtables: tuple[Tensor | None, ...] = (None, None, None)
+        if any(ctx.needs_input_grad[1:]):
+            total, dscale = kernels.sums(dy, x, center.expand(x.shape[:2]))
+            dtables = tuple(
+                d.sum_to_size(t.shape)
+                for d, t in zip((-scale * total, dscale, total), (center, scale, shift), strict=True)
+            )
+        return (dy * over(scale, x)).to(x.dtype) if ctx.needs_input_grad[0] else None, *dtables
 
 
 def _plain(gradient: Tensor) -> bool:
@@ -254,8 +293,40 @@ def _plain(gradient: Tensor) -> bool:
     return torch.is_grad_enabled() or _torch.transforms_active() or _torch.is_batched(gradient)
 
 
-def _sum(x: Tensor, like: Tensor) -> Tensor:
-    return x.sum(tuple(range(2, like.dim()))) if like.dim() > 2 else x
+def _differentiable(function: Callable[..., Tensor], inputs: Tables, dy: Tensor) -> list[Tensor | None]:
+    """The gradients of ``function(*inputs)``, with a graph of their own within a backward pass that makes one."""
+    with torch.enable_grad():
+        # by other names: of two inputs one may be made of the other, and each path counts once
+        inputs = [t if t is None else t.view_as(t) for t in inputs]
+        y = function(*inputs)
+    return _gradients((y,), inputs, (dy,))
+
+
+def _gradients(
+    outputs: Sequence[Tensor], inputs: Sequence[Tensor | None], gradients: Sequence[Tensor]
+) -> list[Tensor | None]:
+    """For every input that wants one; with a graph within a backward pass that makes one."""
+    wanted = [t for t in inputs if t is not None and t.requires_grad]
+    pairs = [pair for pair in zip(outputs, gradients, strict=True) if pair[0].requires_grad]
+    left = iter(
+        torch.autograd.grad(
+            [output for output, _ in pairs],
+            wanted,
+            [gradient for _, gradient in pairs],
+            create_graph=torch.is_grad_enabled(),
+            materialize_grads=True,
+        )
+    )
+    return [next(left) if t is not None and t.requires_grad else None for t in inputs]
+
+
+def _mix_backward(mix: Mix, inputs: Sequence[Any], outputs: Any, gradients: Sequence[Tensor]) -> list[Tensor | None]:
+    """The derivative of a mix that brings none: by autograd, through the mix run again."""
+    mean, var = (t.detach().requires_grad_() for t in inputs[:2])
+    parameters = [t if t is None else t.detach().requires_grad_(t.requires_grad) for t in inputs[2:]]
+    with torch.enable_grad():
+        center, scale, shift, *_ = _tables(mix, mean, var, *parameters)
+    return _gradients((center, scale, shift), (mean, var, *parameters), gradients)
 
 
 # --- the compiled path -------------------------------------------------------------------------------------
@@ -297,7 +368,9 @@ def _compiled(kind: Hashable, name: str) -> Callable[..., tuple[Tensor, ...]]:
     return torch.compile(_torch.with_own_code(_composite, f"{name.replace('.', '_')}_norm"))
 
 
-def _run_compiled(x: Tensor, mix: Mix, parameters: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
+def _run_compiled(
+    x: Tensor, mix: Mix, parameters: Sequence[Tensor | None], mix_backward: MixBackward | None
+) -> tuple[Tensor, ...]:
     function = getattr(mix, "__func__", mix)
     kind = (getattr(function, "__code__", type(function)), x.dim(), x.dtype, torch.is_grad_enabled())
     # a view is no nn.Parameter: the size of those is compiled in, so that each channel count would be compiled anew
@@ -307,4 +380,4 @@ def _run_compiled(x: Tensor, mix: Mix, parameters: Sequence[Tensor | None]) -> t
     except _torch.compiler_error() as error:
         warnings.warn(f"torch.compile does not work here, normcore goes on without: {error}", stacklevel=3)
         set_engine("eager")
-        return fused_norm(x, mix, *parameters)
+        return fused_norm(x, mix, *parameters, mix_backward=mix_backward)

@@ -481,13 +481,14 @@ def parameters_of(name: str, channels: int, dtype: torch.dtype = torch.float64, 
 
 def gradient_within_a_gradient(weight: Tensor, bias: Tensor, x: Tensor, dy: Tensor) -> tuple[Tensor, Tensor]:
     """Of batch normalization, the gradient by x for dy, and the one for -dy from a backward pass of the same graph that
-    a hook runs within the first, between apply and the moments."""
+    a hook runs within the first, in the middle of the mix."""
     within: list[Tensor] = []
     outermost = True
 
-    def mix(mean: Tensor, var: Tensor) -> tuple[Tensor, ...]:
-        center, scale, shift, *_ = batch_mix(mean, var, weight, bias, None)
-        scale.register_hook(again)
+    def mix(*arguments: Tensor | None) -> tuple[Tensor, ...]:
+        center, scale, shift, *_ = batch_mix(*arguments)
+        if scale.requires_grad:  # as it does where the mix is differentiated
+            scale.register_hook(again)
         return center, scale, shift
 
     def again(_: Tensor) -> None:
@@ -496,6 +497,6 @@ def gradient_within_a_gradient(weight: Tensor, bias: Tensor, x: Tensor, dy: Tens
             outermost = False
             within.extend(torch.autograd.grad(y, x, -dy, retain_graph=True))
 
-    y = fused_norm(x, mix)[0]
+    y = fused_norm(x, mix, weight, bias, None)[0]
     (outer,) = torch.autograd.grad(y, x, dy, retain_graph=True)
     return outer, within[0]

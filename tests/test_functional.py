@@ -451,7 +451,7 @@ def test_backward_passes_in_any_order(name: str) -> None:
 
 
 def test_a_backward_pass_within_another() -> None:
-    """A hook between apply and the moments that runs a backward pass of the same graph."""
+    """A hook in the mix that runs a backward pass of the same graph."""
     x = torch.randn(4, 3, 5, dtype=torch.float64, requires_grad=True)
     weight, bias, other = parameters_of("batch", 3)
     dy = torch.randn(4, 3, 5, dtype=torch.float64)

@@ -1,5 +1,7 @@
 """What the layers share: parameters, checks of the input, running statistics and their synchronization."""
 
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -7,10 +9,11 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..functional import affine, compiles, pool, traced
-from ..kernels import SMALL, table_dtype
+from .. import check
+from ..functional import affine, compiles, pool, pool_backward, recomputing, traced
+from ..kernels import SMALL, dense, memory_format, table_dtype
 
-__all__ = ["Norm", "RunningNorm"]
+__all__ = ["Norm", "Repeatable", "RunningNorm"]
 
 
 class Norm(nn.Module):
@@ -41,22 +44,27 @@ class Norm(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        if num_features < 1:
-            raise ValueError(f"num_features must be a positive integer, got {num_features}")
-        if not eps >= 0:
-            raise ValueError(f"eps must not be negative, got {eps}")
+        check.positive_integer("num_features", num_features)
+        check.number("eps", eps, low=0)
+        check.flag("affine", affine)
+        check.flag("bias", bias)
+        check.floating_dtype(dtype)
         self.num_features, self.eps, self.affine = num_features, eps, affine
         for name, learned in (("weight", affine), ("bias", affine and bias)):
             table = nn.Parameter(torch.empty(self._table_size(), device=device, dtype=dtype)) if learned else None
             self.register_parameter(name, table)
+        self._register_state(device, dtype)
         self.reset_parameters()
+
+    def _register_state(self, device: torch.device | str | None, dtype: torch.dtype | None) -> None:
+        """Make what the layer keeps besides weight and bias; :meth:`reset_parameters` gives it its values."""
 
     def _table_size(self) -> int:
         """Entries of the learned tables and of the running statistics."""
         return self.num_features
 
     def reset_parameters(self) -> None:
-        """Weight to one, bias to zero."""
+        """All state as it is at first: weight one, bias zero."""
         if self.weight is not None:
             nn.init.ones_(self.weight)
         if self.bias is not None:
@@ -97,6 +105,17 @@ class Norm(nn.Module):
             scale = scale * weight
         return scale, torch.zeros_like(scale) if bias is None else bias.to(scale.dtype)
 
+    def _affine_backward(
+        self, var: Tensor, weight: Tensor | None, bias: Tensor | None, dscale: Tensor, dshift: Tensor
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """The gradients of :meth:`_affine_tables`' arguments from those of its tables."""
+        inverse = torch.rsqrt(var + self.eps)
+        dinverse = dscale if weight is None else dscale * weight
+        dvar = (dinverse * inverse.pow(3)).mul_(-0.5).sum_to_size(var.shape)
+        dweight = None if weight is None else (dscale * inverse).sum_to_size(1, weight.numel()).view_as(weight)
+        dbias = None if bias is None else dshift.sum_to_size(1, bias.numel()).view_as(bias)
+        return dvar, dweight, dbias
+
 
 class RunningNorm(Norm):
     r"""A layer that keeps running averages of its statistics for evaluation.
@@ -117,6 +136,7 @@ class RunningNorm(Norm):
         ValueError: as :class:`Norm`; momentum outside [0, 1].
     """
 
+    _batch_axes: int | tuple[int, ...] = 0  # of the tables (N, C), over which a batch is pooled
     _version = 2  # as torch's _NormBase: since version 2 num_batches_tracked is in the state
     running_mean: Tensor | None
     running_var: Tensor | None
@@ -135,16 +155,24 @@ class RunningNorm(Norm):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__(num_features, eps, affine, bias=bias, device=device, dtype=dtype)
-        if momentum is not None and not 0 <= momentum <= 1:
-            raise ValueError(f"momentum must be None or in [0, 1], got {momentum}")
+        check.number("momentum", momentum, low=0, high=1, optional=True)
+        check.flag("track_running_stats", track_running_stats)
+        check.process_group(process_group)
         self.momentum, self.track_running_stats, self.process_group = momentum, track_running_stats, process_group
         self.frozen = False  # see freeze_norms
-        size, tracked = self._table_size(), track_running_stats
-        self.register_buffer("running_mean", torch.zeros(size, device=device, dtype=dtype) if tracked else None)
-        self.register_buffer("running_var", torch.ones(size, device=device, dtype=dtype) if tracked else None)
-        count = torch.tensor(0, dtype=torch.long, device=device)
-        self.register_buffer("num_batches_tracked", count if tracked else None)
+        super().__init__(num_features, eps, affine, bias=bias, device=device, dtype=dtype)
+
+    def _register_state(self, device: torch.device | str | None, dtype: torch.dtype | None) -> None:
+        for name in ("running_mean", "running_var"):
+            table = torch.empty(self._table_size(), device=device, dtype=dtype) if self.track_running_stats else None
+            self.register_buffer(name, table)
+        count = torch.empty((), dtype=torch.long, device=device) if self.track_running_stats else None
+        self.register_buffer("num_batches_tracked", count)
+
+    def reset_parameters(self) -> None:
+        """All state as it is at first: weight one, bias zero, no batch seen."""
+        super().reset_parameters()
+        self.reset_running_stats()
 
     def reset_running_stats(self) -> None:
         """Forget every batch: mean 0, variance 1, count 0."""
@@ -165,21 +193,28 @@ class RunningNorm(Norm):
 
     @property
     def _updates(self) -> bool:
-        return self.training and not self.frozen and self.track_running_stats and self.running_mean is not None
+        """Whether this batch moves the running averages; one that is computed again for a backward pass does not."""
+        moves = self.training and not self.frozen and self.track_running_stats and self.running_mean is not None
+        return moves and not recomputing()
 
     @property
     def _evaluates(self) -> bool:
         """Whether the running averages take the place of the batch's statistics."""
         return self.running_mean is not None and (self.frozen or not self.training)
 
-    def _evaluate(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+    def _averages(self) -> tuple[Tensor, Tensor]:
+        """Copies of mean and variance, so that a later batch that moves them leaves this one's backward pass alone."""
         assert self.running_mean is not None
         assert self.running_var is not None
-        wide = table_dtype(x)
-        scale, shift = self._affine_tables(self.running_var.to(wide), self.weight, self.bias)
+        return self.running_mean.clone(), self.running_var.clone()
+
+    def _evaluate(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        mean, var = self._averages()
+        scale, shift = self._affine_tables(var.to(table_dtype(x)), self.weight, self.bias)
         if mask is None:
-            return affine(x, self.running_mean, scale, shift)
-        return affine(x.masked_fill(~mask, 0), self.running_mean, scale, shift).masked_fill(~mask, 0)
+            return affine(x, mean, scale, shift)
+        y = affine(x.masked_fill(~mask, 0), mean, scale, shift).masked_fill(~mask, 0)
+        return y.contiguous(memory_format=memory_format(x))
 
     def _pass_empty(self, x: Tensor) -> Tensor | None:
         """An empty batch comes back as it is, and counts as a batch, as in torch."""
@@ -196,10 +231,16 @@ class RunningNorm(Norm):
 
     def _batch_norm(self, x: Tensor) -> Tensor:
         """torch's own kernel for the statistics of dimension 1 over the batch, running averages included."""
-        if self._updates and self.num_batches_tracked is not None:
+        running: tuple[Tensor | None, Tensor | None] = (None, None)
+        if self._updates and self.running_mean is not None and self.running_var is not None:
+            assert self.num_batches_tracked is not None
             self.num_batches_tracked.add_(1)
-        running = (self.running_mean, self.running_var) if self._updates else (None, None)
-        return F.batch_norm(x, *running, self.weight, self.bias, True, self.momentum or 0.0, self.eps)
+            # by another name, since autograd keeps them: a later batch may move them before this one's backward pass
+            running = (self.running_mean.data, self.running_var.data)
+        y = F.batch_norm(x, *running, self.weight, self.bias, True, self.momentum or 0.0, self.eps)
+        if y.requires_grad:
+            y.register_hook(functools.partial(_laid_out_as, x.detach()))
+        return y
 
     def _suits_batch_norm(self, x: Tensor) -> bool:
         """Whether that kernel is as exact and the faster: for channels_last data and small ones, where calls cost
@@ -223,14 +264,13 @@ class RunningNorm(Norm):
             return None
         return x.new_full((x.shape[0], 1), x.shape[2:].numel(), dtype=table_dtype(x))
 
-    def _pool_batch(
-        self, mean: Tensor, var: Tensor, count: Tensor | None, dim: int | tuple[int, ...] = 0
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
+    def _pool_batch(self, mean: Tensor, var: Tensor, count: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
         """Statistics of the whole batch, over all processes of the group, and of how many values per channel."""
-        mean, var = pool(mean, var, dim, count)
+        parts = mean.shape[1]
+        mean, var = pool(mean, var, self._batch_axes, count)
         if count is None:
             return mean, var, None
-        total = count.sum()
+        total = count.sum() * (parts // mean.shape[1])
         if self.process_group is None:
             return mean, var, total
         size = mean.numel()
@@ -239,24 +279,93 @@ class RunningNorm(Norm):
         whole_mean, whole_var = pool(means, variances, 0, totals)
         return whole_mean.view_as(mean), whole_var.view_as(var), totals.sum()
 
-    @torch.no_grad()
+    def _pool_batch_backward(
+        self, mean: Tensor, pooled: Tensor, dpooled: Tensor, dvar: Tensor, count: Tensor | None, total: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """The gradients of the instances' moments from those of the batch's, here and in the other processes."""
+        if count is None or total is None:
+            return pool_backward(mean, pooled, dpooled, dvar, pooled.numel() / mean.numel())
+        dpooled, dvar = self._sum_over_processes(torch.stack((dpooled, dvar))).unbind()
+        return pool_backward(mean, pooled, dpooled, dvar, count / total.clamp(min=1))
+
+    def _sum_over_processes(self, values: Tensor) -> Tensor:
+        return values if self.process_group is None else _AllReduce.apply(values, self.process_group)
+
+    def _mix_batch(
+        self, mean: Tensor, var: Tensor, weight: Tensor | None, bias: Tensor | None, count: Tensor | None
+    ) -> tuple[Tensor, ...]:
+        """The mix of the layers that take nothing but the batch's statistics."""
+        mean, var, total = self._pool_batch(mean, var, count)
+        tables = (mean, *self._affine_tables(var, weight, bias), mean, var)
+        return tables if total is None else (*tables, total)
+
+    def _mix_batch_backward(
+        self, inputs: Sequence[Any], outputs: Sequence[Any], gradients: Sequence[Tensor]
+    ) -> tuple[Tensor | None, ...]:
+        (mean, _, weight, bias, count), (center, _, _, _, var, *total) = inputs, outputs
+        dcenter, dscale, dshift = gradients
+        dvar, dweight, dbias = self._affine_backward(var, weight, bias, dscale, dshift)
+        moments = self._pool_batch_backward(mean, center, dcenter, dvar, count, total[0] if total else None)
+        return *moments, dweight, dbias, None
+
     def _update(self, mean: Tensor, var: Tensor, count: int | Tensor) -> None:
         """Move the running averages toward a batch's mean and biased variance over ``count`` values."""
+        if isinstance(count, Tensor):  # the batch may be empty
+            self._average(mean, var * (count / (count - 1).clamp(min=1)), count > 0)
+        else:
+            self._average(mean, var * (count / max(count - 1, 1)))
+
+    @torch.no_grad()
+    def _average(self, mean: Tensor, var: Tensor, there: Tensor | None = None) -> None:
+        """One step of the running averages toward these values; a step of zero if a batch was not ``there``."""
         if not self._updates:
             return
-        assert self.running_mean is not None
-        assert self.running_var is not None
         assert self.num_batches_tracked is not None
         self.num_batches_tracked.add_(1)
-        dtype = self.running_mean.dtype
-        unbiased = var.view(-1) * (
-            count / (count - 1).clamp(min=1) if isinstance(count, Tensor) else count / max(count - 1, 1)
-        )
-        m: Any = self.momentum if self.momentum is not None else self.num_batches_tracked.to(dtype).reciprocal()
-        if isinstance(count, Tensor):  # the batch may be empty
-            m = m * (count > 0).to(dtype)
-        self.running_mean.lerp_(mean.view(-1).to(dtype), m)
-        self.running_var.lerp_(unbiased.to(dtype), m)
+        for average, value in ((self.running_mean, mean.view(-1)), (self.running_var, var.view(-1))):
+            assert average is not None
+            # not rounded before it is averaged: half precision ends at 65,504, and a share of more may well fit
+            wide = torch.promote_types(average.dtype, value.dtype)
+            m: Any = self.momentum if self.momentum is not None else self.num_batches_tracked.to(wide).reciprocal()
+            if there is not None:
+                m = m * there.to(wide)
+            average.copy_(torch.lerp(average.to(wide), value.to(wide), m))
+
+
+class Repeatable(nn.Module):
+    """A layer in training whose output depends on what earlier batches left in it, not on this batch alone.
+
+    Activation checkpointing computes a batch a second time, when the layer holds what came after it. What the last
+    batch started from is therefore kept, and taken again in a pass that runs within a backward pass.
+    """
+
+    _last: tuple[tuple[Tensor, ...], Tensor, Tensor] | None = None
+
+    def _before(self, state: Callable[[], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+        """``state()``, or in a repeated pass what that gave the first time."""
+        return self._last[0] if recomputing() and self._last is not None else state()
+
+    def _keep_before(self, before: tuple[Tensor, ...], mean: Tensor, var: Tensor) -> None:
+        """Keep it, with the batch's statistics, by which a repeated pass is known.
+
+        Raises:
+            RuntimeError: this pass runs within a backward pass and does not repeat the last one.
+        """
+        if traced():
+            return
+        if not recomputing():
+            self._last = (before, mean, var)
+        elif self._last is None or bool(((mean - self._last[1]).abs() > 1e-3 * (self._last[2] + var).sqrt()).any()):
+            raise RuntimeError(
+                f"{type(self).__name__}: a forward pass within a backward pass (activation checkpointing) repeats "
+                "another batch than the layer's last one, and what the layer held then is gone. Call backward after "
+                "each forward pass of the layer, or leave it out of the checkpointed part."
+            )
+
+
+def _laid_out_as(x: Tensor, dy: Tensor | None) -> Tensor | None:
+    """torch's kernel may take a gradient whose strides are not those of x for one whose are, and be wrong."""
+    return dy if dy is None else dense(dy, like=x)
 
 
 def _gather(row: Tensor, group: dist.ProcessGroup) -> Tensor:

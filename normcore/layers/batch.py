@@ -1,15 +1,16 @@
 """Statistics over the batch: BatchNorm and BatchRenorm."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from .. import check
 from ..functional import fused_norm
 from ..kernels import dense, table_dtype
-from .base import RunningNorm
+from .base import Repeatable, RunningNorm
 
 __all__ = ["BatchNorm", "BatchRenorm", "ClipSchedule"]
 
@@ -56,16 +57,15 @@ class BatchNorm(RunningNorm):
         self._refuse_single_value(x)
         if mask is None and self._suits_batch_norm(x):
             return self._batch_norm(dense(x))
-        y, mean, var, *total = fused_norm(x, self._mix, self.weight, self.bias, self._counts(x, mask), mask=mask)
+        y, mean, var, *total = fused_norm(
+            x,
+            self._mix_batch,
+            *(self.weight, self.bias, self._counts(x, mask)),
+            mask=mask,
+            mix_backward=self._mix_batch_backward,
+        )
         self._update(mean, var, total[0] if total else x.numel() // self.num_features)
         return y
-
-    def _mix(
-        self, mean: Tensor, var: Tensor, weight: Tensor | None, bias: Tensor | None, count: Tensor | None
-    ) -> tuple[Tensor, ...]:
-        mean, var, total = self._pool_batch(mean, var, count)
-        tables = (mean, *self._affine_tables(var, weight, bias), mean, var)
-        return tables if total is None else (*tables, total)
 
 
 @dataclass(frozen=True)
@@ -84,18 +84,23 @@ class ClipSchedule:
     r_end: int = 40000
     d_end: int = 25000
 
+    def __post_init__(self) -> None:
+        for name in ("start", "r_end", "d_end"):
+            check.number(f"{name}, in training batches,", getattr(self, name), low=0)
+
     def __call__(self, step: Tensor, r_max: float, d_max: float) -> tuple[Tensor, Tensor]:
         """The clips after ``step`` training batches (a tensor, so that nothing waits for a GPU)."""
         done = (step - self.start).clamp(min=0)
         r = (done / max(self.r_end - self.start, 1)).clamp(max=1)
         d = (done / max(self.d_end - self.start, 1)).clamp(max=1)
-        return 1 + (r_max - 1) * r, d_max * d
+        # a share of nothing is nothing, of an infinite clip too, which then is open from the start on
+        return torch.where(r > 0, 1 + (r_max - 1) * r, 1.0), torch.where(d > 0, d_max * d, 0.0)
 
 
 PAPER = ClipSchedule()
 
 
-class BatchRenorm(RunningNorm):
+class BatchRenorm(Repeatable, RunningNorm):
     r"""Batch Renormalization (Ioffe 2017, Algorithm 1): batch statistics, corrected toward the running averages.
 
     .. math::
@@ -143,8 +148,10 @@ class BatchRenorm(RunningNorm):
         **options: Any,
     ) -> None:
         super().__init__(num_features, eps, momentum, affine, track_running_stats, **options)
-        if not r_max >= 1 or not d_max >= 0:
-            raise ValueError(f"r_max must be at least 1 and d_max at least 0, got r_max={r_max}, d_max={d_max}")
+        check.number("r_max", r_max, low=1, finite=False)
+        check.number("d_max", d_max, low=0, finite=False)
+        if schedule is not None and not callable(schedule):
+            raise TypeError(f"schedule must be None or callable as schedule(step, r_max, d_max), got {schedule!r}")
         if not track_running_stats:
             raise ValueError("BatchRenorm corrects toward running averages: track_running_stats must be True")
         self.r_max, self.d_max, self.schedule = r_max, d_max, schedule
@@ -152,18 +159,24 @@ class BatchRenorm(RunningNorm):
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, r_max={self.r_max}, d_max={self.d_max}, schedule={self.schedule}"
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalize x."""
-        self._check_input(x)
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Normalize x; positions where the mask (N, *spatial) is False count for nothing and come out 0."""
+        mask = self._check_input(x, mask)
         if self._evaluates:
-            return self._evaluate(x)
+            return self._evaluate(x, mask)
         empty = self._pass_empty(x)
         if empty is not None:
             return empty
         self._refuse_single_value(x)
-        y, mean, var, *total = fused_norm(
-            x, self._mix, self.weight, self.bias, self._counts(x), *self._clips(), *self._before()
+        before = self._before(lambda: (*self._clips(), *self._averages()))
+        y, mean, var, _, _, *total = fused_norm(
+            x,
+            self._mix,
+            *(self.weight, self.bias, self._counts(x, mask), *before),
+            mask=mask,
+            mix_backward=self._mix_backward,
         )
+        self._keep_before(before, mean, var)
         self._update(mean, var, total[0] if total else x.numel() // self.num_features)
         return y
 
@@ -174,12 +187,6 @@ class BatchRenorm(RunningNorm):
         r_max, d_max = self.schedule(step, self.r_max, self.d_max) if self.schedule else (self.r_max, self.d_max)
         r_max, d_max = (t.to(step) if isinstance(t, Tensor) else torch.full_like(step, t) for t in (r_max, d_max))
         return r_max, d_max
-
-    def _before(self) -> tuple[Tensor, Tensor]:
-        """The running averages before this batch moves them."""
-        assert self.running_mean is not None
-        assert self.running_var is not None
-        return self.running_mean.clone(), self.running_var.clone()
 
     def _mix(
         self,
@@ -200,5 +207,16 @@ class BatchRenorm(RunningNorm):
             d = ((mean - running_mean) * inverse).clamp(-d_max, d_max)
         scale, shift = self._affine_tables(var, weight, bias)
         shift = shift + (d if weight is None else d * weight)
-        tables = (mean, scale * r, shift, mean, var)
+        tables = (mean, scale * r, shift, mean, var, r, d)
         return tables if total is None else (*tables, total)
+
+    def _mix_backward(
+        self, inputs: Sequence[Any], outputs: Sequence[Any], gradients: Sequence[Tensor]
+    ) -> tuple[Tensor | None, ...]:
+        (mean, _, weight, bias, count, *_), (center, _, _, _, var, r, d, *total) = inputs, outputs
+        dcenter, dscale, dshift = gradients
+        dvar, dweight, dbias = self._affine_backward(var, weight, bias, dscale * r, dshift)
+        if dweight is not None:
+            dweight = dweight + (dshift * d).view_as(dweight)
+        moments = self._pool_batch_backward(mean, center, dcenter, dvar, count, total[0] if total else None)
+        return *moments, dweight, dbias, *(None,) * 5

@@ -37,31 +37,31 @@ class FullNormBB(RunningNorm):
     True
     """
 
+    _batch_axes = (0, 1)
+
     def _table_size(self) -> int:
         return 1
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalize x."""
-        self._check_input(x)
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Normalize x; positions where the mask (N, *spatial) is False count for nothing and come out 0."""
+        mask = self._check_input(x, mask)
         if self._evaluates:
-            return self._evaluate(x)
+            return self._evaluate(x, mask)
         empty = self._pass_empty(x)
         if empty is not None:
             return empty
         self._refuse_single_value(x)
-        if x.is_contiguous() and self._suits_batch_norm(x):
+        if mask is None and x.is_contiguous() and self._suits_batch_norm(x):
             return self._batch_norm(x.view(-1, 1, *x.shape[2:])).view_as(x)
-        y, mean, var, *total = fused_norm(x, self._mix, self.weight, self.bias, self._counts(x))
+        y, mean, var, *total = fused_norm(
+            x,
+            self._mix_batch,
+            *(self.weight, self.bias, self._counts(x, mask)),
+            mask=mask,
+            mix_backward=self._mix_batch_backward,
+        )
         self._update(mean, var, total[0] if total else x.numel())
         return y
-
-    def _mix(
-        self, mean: Tensor, var: Tensor, weight: Tensor | None, bias: Tensor | None, count: Tensor | None
-    ) -> tuple[Tensor, ...]:
-        channels = mean.shape[1]
-        mean, var, total = self._pool_batch(mean, var, count, (0, 1))
-        tables = (mean, *self._affine_tables(var, weight, bias), mean, var)
-        return tables if total is None else (*tables, total * channels)
 
 
 class FullNormBL(RunningNorm):
@@ -93,6 +93,8 @@ class FullNormBL(RunningNorm):
     True
     """
 
+    _batch_axes = (0, 1)
+
     def __init__(
         self,
         num_features: int,
@@ -114,20 +116,20 @@ class FullNormBL(RunningNorm):
     def extra_repr(self) -> str:
         return f"{self.num_features}, semantics={self.semantics!r}, eps={self.eps}, affine={self.affine}"
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalize x."""
-        self._check_input(x)
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Normalize x; positions where the mask (N, *spatial) is False count for nothing and come out 0."""
+        mask = self._check_input(x, mask)
         if self.semantics == "code":
-            return channel_layer_norm(x, self.weight, self.bias, self.eps)
+            return channel_layer_norm(x, self.weight, self.bias, self.eps, mask)
         empty = self._pass_empty(x)
         if empty is not None:
             return empty
         if x.numel() == 1 and self.process_group is None:
             raise ValueError(f"Expected more than 1 value in the batch, got input size {x.size()}")
-        return fused_norm(x, self._mix, self.weight, self.bias, self._counts(x))[0]
-
-    def _mix(
-        self, mean: Tensor, var: Tensor, weight: Tensor | None, bias: Tensor | None, count: Tensor | None
-    ) -> tuple[Tensor, ...]:
-        mean, var, _ = self._pool_batch(mean, var, count, (0, 1))
-        return mean, *self._affine_tables(var, weight, bias)
+        return fused_norm(
+            x,
+            self._mix_batch,
+            *(self.weight, self.bias, self._counts(x, mask)),
+            mask=mask,
+            mix_backward=self._mix_batch_backward,
+        )[0]

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .. import check
+from ..functional import traced
 from ..kernels import memory_format, table_dtype
 from .base import Norm
 
@@ -35,14 +37,19 @@ class ChannelLayerNorm(Norm):
     True
     """
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalize x."""
-        self._check_input(x)
-        return channel_layer_norm(x, self.weight, self.bias, self.eps)
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Normalize x; positions where the mask (N, *spatial) is False come out 0, whatever stands there."""
+        mask = self._check_input(x, mask)
+        return channel_layer_norm(x, self.weight, self.bias, self.eps, mask)
 
 
-def channel_layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
+def channel_layer_norm(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, mask: Tensor | None = None
+) -> Tensor:
     """Layer normalization over dimension 1, by torch's kernel for the last dimension."""
+    if mask is not None:
+        y = channel_layer_norm(x.masked_fill(~mask, 0), weight, bias, eps).masked_fill(~mask, 0)
+        return y.contiguous(memory_format=memory_format(x))
     wide = table_dtype(x)
     weight, bias = (None if t is None else t.to(wide) for t in (weight, bias))
     y = F.layer_norm(x.to(wide).movedim(1, -1), x.shape[1:2], weight, bias, eps).movedim(-1, 1)
@@ -69,8 +76,9 @@ class LocalResponseNorm(nn.LocalResponseNorm):
     """
 
     def __init__(self, size: int = 5, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> None:
-        if size < 1:
-            raise ValueError(f"size must be a positive integer, got {size}")
+        check.positive_integer("size", size)
+        for name, value in (("alpha", alpha), ("beta", beta), ("k", k)):
+            check.number(name, value)
         super().__init__(size, alpha, beta, k)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -87,7 +95,12 @@ class LocalResponseNorm(nn.LocalResponseNorm):
 def local_response_norm(x: Tensor, size: int, alpha: float, beta: float, k: float) -> Tensor:
     """The formula of LocalResponseNorm; ``F.local_response_norm`` takes the sums by a 3D pooling, which is slower."""
     wide = x.to(table_dtype(x))
-    sums: Tensor = _ChannelWindow.apply(wide.square(), size // 2, (size - 1) // 2)
+    before, after = size // 2, (size - 1) // 2
+    if traced():
+        windows = F.pad(wide.square(), (0, 0) * (x.dim() - 2) + (before, after))
+        sums = sum((windows.narrow(1, i, x.shape[1]) for i in range(1, size)), windows.narrow(1, 0, x.shape[1]))
+    else:
+        sums = _ChannelWindow.apply(wide.square(), before, after)
     y = wide * (k + alpha / size * sums).pow(-beta)
     return y.to(x.dtype).contiguous(memory_format=memory_format(x))
 

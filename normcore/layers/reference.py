@@ -1,29 +1,43 @@
 """Statistics of a reference batch: ReferenceBatchNorm and VirtualBatchNorm."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..functional import affine, fused_norm, moments, pool
-from .base import Norm, RunningNorm
+from ..functional import affine, fused_norm, moments, pool, pool_backward, recomputing, traced
+from .base import Norm, Repeatable, RunningNorm
 
 __all__ = ["ReferenceBatchNorm", "VirtualBatchNorm", "reference_pass"]
 
 
-class _Reference(nn.Module):
+class _Reference(Norm):
     """The buffers of a reference batch. Its size is 0 as long as there is none."""
 
     reference_mean: Tensor
     reference_var: Tensor
     reference_size: Tensor
+    _has_reference = False  # for certain: asked once, since the answer is a tensor's and may wait for a GPU
 
-    def _register_reference(self, num_features: int, device: Any, dtype: Any) -> None:
-        self.register_buffer("reference_mean", torch.zeros(num_features, device=device, dtype=dtype))
-        self.register_buffer("reference_var", torch.ones(num_features, device=device, dtype=dtype))
-        self.register_buffer("reference_size", torch.tensor(0, dtype=torch.long, device=device))
+    def _register_state(self, device: torch.device | str | None, dtype: torch.dtype | None) -> None:
+        super()._register_state(device, dtype)
+        for name in ("reference_mean", "reference_var"):
+            self.register_buffer(name, torch.empty(self.num_features, device=device, dtype=dtype))
+        self.register_buffer("reference_size", torch.empty((), dtype=torch.long, device=device))
+
+    def reset_parameters(self) -> None:
+        """All state as it is at first: weight one, bias zero, no batch seen, no reference."""
+        super().reset_parameters()
+        self.reference_mean.zero_()
+        self.reference_var.fill_(1)
+        self.reference_size.zero_()
+        self._has_reference = False
+
+    def _load_from_state_dict(self, *arguments: Any) -> None:
+        super()._load_from_state_dict(*arguments)
+        self._has_reference = False
 
     @torch.no_grad()
     def set_reference(self, x: Tensor) -> None:
@@ -33,15 +47,37 @@ class _Reference(nn.Module):
             x: (N, C, *spatial) with more than one value a channel.
 
         Raises:
-            ValueError: a reference batch of another shape than the layer takes, or of one value a channel.
+            ValueError: a reference batch of another shape than the layer takes, of one value a channel, or of values
+                of which the variance is not finite.
         """
-        self._check_input(x)  # type: ignore[operator]
+        self._check_input(x)
+        self._refuse_reference_of_one(x)
+        mean, var = pool(*moments(x), 0)
+        self._refuse_not_finite(mean, var)
+        self._keep_reference(mean, var, x.shape[0])
+
+    def _refuse_reference_of_one(self, x: Tensor) -> None:
         if x.numel() <= x.shape[1]:
             raise ValueError(
                 f"a reference batch has more than 1 value per channel, got {tuple(x.shape)}: its variance says nothing"
             )
-        mean, var = pool(*moments(x), 0)
-        self._keep_reference(mean, var, x.shape[0])
+
+    def _refuse_not_finite(self, mean: Tensor, var: Tensor) -> None:
+        finite = (mean + var).isfinite().flatten()
+        if not finite.all():
+            channel = int(finite.logical_not().nonzero()[0])
+            raise ValueError(
+                f"a reference batch, by default the first of training, must have a finite mean and variance, got "
+                f"{mean.flatten()[channel].item():g} and {var.flatten()[channel].item():g} in channel {channel} of "
+                f"{type(self).__name__}: every later batch would be normalized by them"
+            )
+
+    def _needs_reference(self) -> bool:
+        """Whether this training batch becomes the reference, as far as one can ask: a compiled graph cannot."""
+        if traced() or self._has_reference or self.reference_size.is_meta:
+            return False
+        self._has_reference = bool(self.reference_size > 0)
+        return not self._has_reference
 
     @torch.no_grad()
     def _keep_reference(self, mean: Tensor, var: Tensor, size: int | Tensor) -> None:
@@ -62,7 +98,7 @@ def _present(reference: tuple[Tensor, ...], mean: Tensor, var: Tensor, size: int
     return tuple(torch.where(there, a.to(b.dtype), b) for a, b in zip(reference, own, strict=True))
 
 
-class ReferenceBatchNorm(_Reference, RunningNorm):
+class ReferenceBatchNorm(Repeatable, _Reference, RunningNorm):
     r"""Batch Normalization with a fixed reference batch (S1: Luo, Li & Zuo 2020, Algorithms 2 and 3).
 
     .. math::
@@ -95,39 +131,24 @@ class ReferenceBatchNorm(_Reference, RunningNorm):
     True
     """
 
-    def __init__(
-        self,
-        num_features: int,
-        eps: float = 1e-5,
-        momentum: float | None = 0.1,
-        affine: bool = True,
-        track_running_stats: bool = True,
-        *,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-        **options: Any,
-    ) -> None:
-        super().__init__(
-            num_features, eps, momentum, affine, track_running_stats, device=device, dtype=dtype, **options
-        )
-        self._register_reference(num_features, device, dtype)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalize x."""
-        self._check_input(x)
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Normalize x; positions where the mask (N, *spatial) is False count for nothing and come out 0."""
+        mask = self._check_input(x, mask)
         if self._evaluates:
-            return self._evaluate(x)
+            return self._evaluate(x, mask)
         empty = self._pass_empty(x)
         if empty is not None:
             return empty
         self._refuse_single_value(x)
-        count = self._counts(x)
-        positions = None if count is None else count.new_full((), x.shape[2:].numel())
-        y, mean, var, size, *reference = fused_norm(
-            x, self._mix, self.weight, self.bias, count, positions, *self._reference()
+        before, count = self._before(self._reference), self._counts(x, mask)
+        y, mean, var, size, batch_mean, batch_var, *reference = fused_norm(
+            x, self._mix, self.weight, self.bias, count, *before, mask=mask, mix_backward=self._mix_backward
         )
-        if self.training and not self.frozen:
-            self._keep_reference(*reference)
+        self._keep_before(before, batch_mean, batch_var)
+        if self.training and not self.frozen and not recomputing():
+            if self._needs_reference():
+                self._refuse_not_finite(batch_mean, batch_var)
+            self._keep_reference(*reference[:3])
         self._update(mean, var, size)
         return y
 
@@ -138,20 +159,33 @@ class ReferenceBatchNorm(_Reference, RunningNorm):
         weight: Tensor | None,
         bias: Tensor | None,
         count: Tensor | None,
-        positions: Tensor | None,
         *reference: Tensor,
     ) -> tuple[Tensor, ...]:
-        samples = mean.new_full((), mean.shape[0])
+        if count is None:
+            size = mean.new_full((), mean.shape[0])
+        else:
+            size = self._sum_over_processes((count > 0).sum().to(mean.dtype))
         mean, var, total = self._pool_batch(mean, var, count)
-        size = samples if total is None or positions is None else total / positions
-        reference = _present(reference, mean, var, size)
+        kept = _present(reference, mean, var, size)
         share = 1 / (size + 1)
-        center = torch.lerp(mean, reference[0], share)
-        variance = torch.lerp(var, reference[1], share)
-        return center, *self._affine_tables(variance, weight, bias), center, variance, size, *reference
+        center = torch.lerp(mean, kept[0], share)
+        variance = torch.lerp(var, kept[1], share)
+        tables = (center, *self._affine_tables(variance, weight, bias), center, variance, size, mean, var, *kept)
+        return tables if total is None else (*tables, total)
+
+    def _mix_backward(
+        self, inputs: Sequence[Any], outputs: Sequence[Any], gradients: Sequence[Tensor]
+    ) -> tuple[Tensor | None, ...]:
+        (mean, _, weight, bias, count, *reference), (_, _, _, _, variance, size, batch_mean, *rest) = inputs, outputs
+        dcenter, dscale, dshift = gradients
+        dvar, dweight, dbias = self._affine_backward(variance, weight, bias, dscale, dshift)
+        own = 1 - (reference[2] > 0) / (size + 1)  # the batch's share; all of it as long as it is its own reference
+        total = rest[4] if len(rest) > 4 else None
+        moments = self._pool_batch_backward(mean, batch_mean, own * dcenter, own * dvar, count, total)
+        return *moments, dweight, dbias, *(None,) * 4
 
 
-class VirtualBatchNorm(_Reference, Norm):
+class VirtualBatchNorm(_Reference):
     r"""Virtual Batch Normalization (Salimans et al. 2016, section 3.4): each example against a reference batch.
 
     .. math::
@@ -182,29 +216,27 @@ class VirtualBatchNorm(_Reference, Norm):
     True
     """
 
-    def __init__(
-        self,
-        num_features: int,
-        eps: float = 1e-5,
-        affine: bool = True,
-        *,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-        **options: Any,
-    ) -> None:
-        super().__init__(num_features, eps, affine, device=device, dtype=dtype, **options)
-        self._register_reference(num_features, device, dtype)
-        self._passing = False
-        self._live: tuple[Tensor, Tensor, Tensor] | None = None  # with the graph of the reference pass
+    _passing = False
+    _live: tuple[Tensor, Tensor, Tensor] | None = None  # with the graph of the reference pass
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalize x."""
         self._check_input(x)
         if self._passing:
             return self._take_reference(x)
-        y, *reference = fused_norm(x, self._mix, self.weight, self.bias, *(self._live or self._reference()))
+        first = self.training and self._live is None and x.numel() > 0 and self._needs_reference()
+        if first:
+            self._refuse_reference_of_one(x)
+        y, *reference = fused_norm(
+            x,
+            self._mix,
+            *(self.weight, self.bias, *(self._live or self._reference())),
+            mix_backward=self._mix_backward,
+        )
+        if first:
+            self._refuse_not_finite(*reference[2:4])
         if self.training and self._live is None and x.numel():
-            self._keep_reference(*reference)
+            self._keep_reference(*reference[2:])
         return y
 
     def _take_reference(self, x: Tensor) -> Tensor:
@@ -222,7 +254,20 @@ class VirtualBatchNorm(_Reference, Norm):
         away = reference[0] - mean
         center = torch.addcmul(reference[0], away, -share)
         variance = torch.lerp(reference[1], var, share) + share * (1 - share) * away.square()
-        return center, *self._affine_tables(variance, weight, bias), *reference
+        return center, *self._affine_tables(variance, weight, bias), variance, share, *reference
+
+    def _mix_backward(
+        self, inputs: Sequence[Any], outputs: Sequence[Any], gradients: Sequence[Tensor]
+    ) -> tuple[Tensor | None, ...]:
+        (mean, _, weight, bias, *given), (center, _, _, variance, share, *reference) = inputs, outputs
+        dcenter, dscale, dshift = gradients
+        dvar, dweight, dbias = self._affine_backward(variance, weight, bias, dscale, dshift)
+        moments = pool_backward(mean, center, dcenter, dvar, share)
+        live: tuple[Tensor | None, ...] = (None, None)
+        if given[0].requires_grad:
+            pair = pool_backward(reference[0], center, dcenter, dvar, 1 - share)
+            live = tuple(t.sum_to_size(1, t.shape[1]).view(given[0].shape) for t in pair)
+        return *moments, dweight, dbias, *live, None
 
 
 @contextmanager

@@ -1,12 +1,13 @@
 """Statistics of each sample alone: GroupNorm, LayerNorm, InstanceNorm and RMSNorm."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..functional import compiles, fused_norm, pool
+from ..functional import compiles, fused_norm, pool, pool_backward
 from ..kernels import memory_format
 from .base import Norm, RunningNorm
 
@@ -62,13 +63,24 @@ class GroupNorm(Norm):
             return _by_kernel(x, self.num_groups, self.weight, self.bias, self.eps)
         if x.numel() == self.num_groups:
             raise ValueError(f"Expected more than 1 value per group, got input size {x.size()}")
-        return fused_norm(x, self._mix, self.weight, self.bias, mask=mask)[0]
+        return fused_norm(x, self._mix, self.weight, self.bias, mask=mask, mix_backward=self._mix_backward)[0]
 
     def _mix(self, mean: Tensor, var: Tensor, weight: Tensor | None, bias: Tensor | None) -> tuple[Tensor, ...]:
         n, c = mean.shape
         grouped = (n, self.num_groups, c // self.num_groups)
         mean, var = (t.expand(grouped).reshape(n, c) for t in pool(mean.view(grouped), var.view(grouped), 2))
-        return mean, *self._affine_tables(var, weight, bias)
+        return mean, *self._affine_tables(var, weight, bias), var
+
+    def _mix_backward(
+        self, inputs: Sequence[Any], outputs: Sequence[Any], gradients: Sequence[Tensor]
+    ) -> tuple[Tensor | None, ...]:
+        (mean, _, weight, bias), (center, _, _, var), (dcenter, dscale, dshift) = inputs, outputs, gradients
+        n, c = mean.shape
+        grouped = (n, self.num_groups, c // self.num_groups)
+        dvar, dweight, dbias = self._affine_backward(var, weight, bias, dscale, dshift)
+        dpooled, dvar = (t.view(grouped).sum(2, keepdim=True) for t in (dcenter, dvar))
+        pair = pool_backward(mean.view(grouped), center.view(grouped), dpooled, dvar, 1 / grouped[2])
+        return *(t.reshape(n, c) for t in pair), dweight, dbias
 
 
 class LayerNorm(GroupNorm):
@@ -147,13 +159,29 @@ class InstanceNorm(RunningNorm):
             raise ValueError(f"Expected more than 1 spatial element when training, got input size {x.size()}")
         if mask is None and not self._updates and _native(x, self.weight):
             return _by_kernel(x, self.num_features, self.weight, self.bias, self.eps)
-        y, mean, var = fused_norm(x, self._mix, self.weight, self.bias, mask=mask)
+        y, mean, var = fused_norm(x, self._mix, self.weight, self.bias, mask=mask, mix_backward=self._mix_backward)
         if self._updates and x.numel():
-            self._update(mean.mean(0), var.mean(0), positions)
+            self._average_samples(mean, var, positions, None if mask is None else mask.flatten(1).sum(1, keepdim=True))
         return y
+
+    def _average_samples(self, mean: Tensor, var: Tensor, positions: int, count: Tensor | None) -> None:
+        """Move the running averages toward the samples' average; one that is all padding is none."""
+        if count is None:
+            return self._update(mean.mean(0), var.mean(0), positions)
+        there = count > 0
+        unbiased = var * (count / (count - 1).clamp(min=1))
+        samples = there.sum().clamp(min=1)
+        return self._average((mean * there).sum(0) / samples, (unbiased * there).sum(0) / samples, there.any())
 
     def _mix(self, mean: Tensor, var: Tensor, weight: Tensor | None, bias: Tensor | None) -> tuple[Tensor, ...]:
         return mean, *self._affine_tables(var, weight, bias), mean, var
+
+    def _mix_backward(
+        self, inputs: Sequence[Any], outputs: Sequence[Any], gradients: Sequence[Tensor]
+    ) -> tuple[Tensor | None, ...]:
+        (_, var, weight, bias), (dmean, dscale, dshift) = inputs, gradients
+        dvar, dweight, dbias = self._affine_backward(var, weight, bias, dscale, dshift)
+        return dmean, dvar, dweight, dbias
 
 
 class RMSNorm(Norm):
@@ -192,11 +220,19 @@ class RMSNorm(Norm):
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Normalize x; positions where the mask (N, *spatial) is False count for nothing and come out 0."""
         mask = self._check_input(x, mask)
-        return fused_norm(x, self._mix, self.weight, mask=mask)[0]
+        return fused_norm(x, self._mix, self.weight, mask=mask, mix_backward=self._mix_backward)[0]
 
     def _mix(self, mean: Tensor, var: Tensor, weight: Tensor | None) -> tuple[Tensor, ...]:
         square = (var + mean.square()).mean(1, keepdim=True)
-        return torch.zeros_like(square), *self._affine_tables(square, weight, None)
+        return torch.zeros_like(square), *self._affine_tables(square, weight, None), square
+
+    def _mix_backward(
+        self, inputs: Sequence[Any], outputs: Sequence[Any], gradients: Sequence[Tensor]
+    ) -> tuple[Tensor | None, ...]:
+        (mean, _, weight), (_, _, _, square), (_, dscale, dshift) = inputs, outputs, gradients
+        dsquare, dweight, _ = self._affine_backward(square, weight, None, dscale, dshift)
+        dvar = (dsquare / mean.shape[1]).expand_as(mean)
+        return 2 * mean * dvar, dvar, dweight
 
 
 def _native(x: Tensor, weight: Tensor | None) -> bool:

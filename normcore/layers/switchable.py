@@ -1,11 +1,12 @@
 """A learned mixture of statistics: SwitchableNorm."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..functional import fused_norm, pool
+from ..functional import fused_norm, pool, pool_backward
 from .base import RunningNorm
 
 __all__ = ["SwitchableNorm"]
@@ -47,46 +48,37 @@ class SwitchableNorm(RunningNorm):
     True
     """
 
-    def __init__(
-        self,
-        num_features: int,
-        eps: float = 1e-5,
-        momentum: float | None = 0.1,
-        affine: bool = True,
-        track_running_stats: bool = True,
-        *,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-        **options: Any,
-    ) -> None:
-        super().__init__(
-            num_features, eps, momentum, affine, track_running_stats, device=device, dtype=dtype, **options
-        )
-        self.mean_weight = nn.Parameter(torch.ones(3, device=device, dtype=dtype))
-        self.var_weight = nn.Parameter(torch.ones(3, device=device, dtype=dtype))
+    def _register_state(self, device: torch.device | str | None, dtype: torch.dtype | None) -> None:
+        super()._register_state(device, dtype)
+        self.mean_weight = nn.Parameter(torch.empty(3, device=device, dtype=dtype))
+        self.var_weight = nn.Parameter(torch.empty(3, device=device, dtype=dtype))
 
     def reset_parameters(self) -> None:
-        """Weight to one, bias to zero, equal shares of the three statistics."""
+        """All state as it is at first: weight one, bias zero, equal shares of the statistics, no batch seen."""
         super().reset_parameters()
-        for name in ("mean_weight", "var_weight"):
-            if hasattr(self, name):  # not yet while the base class is being built
-                nn.init.ones_(getattr(self, name))
+        nn.init.ones_(self.mean_weight)
+        nn.init.ones_(self.var_weight)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalize x."""
-        self._check_input(x)
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Normalize x; positions where the mask (N, *spatial) is False count for nothing and come out 0."""
+        mask = self._check_input(x, mask)
         running: tuple[Tensor | None, Tensor | None] = (None, None)
         if self._evaluates:
-            running = (self.running_mean, self.running_var)
+            running = self._averages()
         else:
             empty = self._pass_empty(x)
             if empty is not None:
                 return empty + 0 * (self.mean_weight.sum() + self.var_weight.sum())  # a gradient of zero
             self._refuse_single_value(x)
-        shares = (self.mean_weight, self.var_weight)
-        y, *found = fused_norm(x, self._mix, self.weight, self.bias, *shares, *running, self._counts(x))
-        if found:
-            self._update(found[0], found[1], found[2] if len(found) > 2 else x.numel() // self.num_features)
+        y, _, _, _, batch, *total = fused_norm(
+            x,
+            self._mix,
+            *(self.weight, self.bias, self.mean_weight, self.var_weight, *running, self._counts(x, mask)),
+            mask=mask,
+            mix_backward=self._mix_backward,
+        )
+        if not self._evaluates:
+            self._update(batch[0], batch[1], total[0] if total else x.numel() // self.num_features)
         return y
 
     def _mix(
@@ -101,18 +93,36 @@ class SwitchableNorm(RunningNorm):
         running_var: Tensor | None,
         count: Tensor | None,
     ) -> tuple[Tensor, ...]:
-        layer_mean, layer_var = pool(mean, var, 1)
-        statistics: tuple[Tensor, ...] = ()
+        """Center and variance go together, as two rows: mixed are (2, N, C), (2, N, 1) and (2, 1, C)."""
+        instance, layer, total = torch.stack((mean, var)), torch.stack(pool(mean, var, 1)), None
         if running_mean is None or running_var is None:
             batch_mean, batch_var, total = self._pool_batch(mean, var, count)
-            statistics = (batch_mean, batch_var) if total is None else (batch_mean, batch_var, total)
+            batch = torch.stack((batch_mean, batch_var))
         else:
-            batch_mean, batch_var = running_mean.to(mean.dtype), running_var.to(var.dtype)
-        shares = torch.stack((mean_weight, var_weight)).to(mean.dtype).softmax(1).view(6).unbind()
-        center = _weighted(shares[:3], mean, layer_mean, batch_mean)
-        variance = _weighted(shares[3:], var, layer_var, batch_var)
-        return center, *self._affine_tables(variance, weight, bias), *statistics
+            batch = torch.stack((running_mean, running_var)).to(mean.dtype).unsqueeze(1)
+        shares = torch.stack((mean_weight, var_weight)).to(mean.dtype).softmax(1)
+        one, two, three = shares.view(2, 3, 1, 1).unbind(1)
+        center, variance = torch.addcmul(torch.addcmul(instance * one, layer, two), batch, three).unbind()
+        tables = (center, *self._affine_tables(variance, weight, bias), variance, shares, layer, batch)
+        return tables if total is None else (*tables, total)
 
-
-def _weighted(shares: tuple[Tensor, ...], instance: Tensor, layer: Tensor, batch: Tensor) -> Tensor:
-    return torch.addcmul(torch.addcmul(instance * shares[0], layer, shares[1]), batch, shares[2])
+    def _mix_backward(
+        self, inputs: Sequence[Any], outputs: Sequence[Any], gradients: Sequence[Tensor]
+    ) -> tuple[Tensor | None, ...]:
+        mean, var, weight, bias, _, _, running_mean, _, count = inputs
+        _, _, _, variance, shares, layer, batch, *total = outputs
+        dcenter, dscale, dshift = gradients
+        dvariance, dweight, dbias = self._affine_backward(variance, weight, bias, dscale, dshift)
+        dmixed = torch.stack((dcenter, dvariance))
+        dlayer, dbatch = dmixed.sum(2, keepdim=True), dmixed.sum(1, keepdim=True)
+        dinstance = (dmixed * torch.stack((mean, var))).sum((1, 2))
+        dshares = torch.stack((dinstance, (dlayer * layer).sum((1, 2)), (dbatch * batch).sum((1, 2))), 1)
+        dlogits = shares * (dshares - (dshares * shares).sum(1, keepdim=True))
+        one, two, three = shares.view(2, 3, 1, 1).unbind(1)
+        dlayer, dbatch = dlayer * two, dbatch * three
+        moments = dmixed * one + torch.stack(pool_backward(mean, layer[0], dlayer[0], dlayer[1], 1 / mean.shape[1]))
+        if running_mean is None:
+            of_all = total[0] if total else None
+            moments += torch.stack(self._pool_batch_backward(mean, batch[0], dbatch[0], dbatch[1], count, of_all))
+        dmean, dvar = moments.unbind()
+        return dmean, dvar, dweight, dbias, *dlogits.unbind(), None, None, None

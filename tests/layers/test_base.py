@@ -623,14 +623,14 @@ def test_options_out_of_range(name: str) -> None:
         with case(channels), pytest.raises(ValueError, match=f"must be a positive integer, got {channels}"):
             CASES[name].layer(channels)
     for eps in (-1e-5, math.nan):
-        with case(eps), pytest.raises(ValueError, match=f"eps must not be negative, got {eps}"):
+        with case(eps), pytest.raises(ValueError, match=f"eps must be a finite number, at least 0, got {eps}"):
             CASES[name].layer(4, eps=eps)
 
 
 @every_averaging_layer
 def test_momentum_out_of_range(name: str) -> None:
     for momentum in (-0.1, 1.1, math.nan):
-        message = rf"momentum must be None or in \[0, 1\], got {momentum}"
+        message = f"momentum must be None or a finite number between 0 and 1, got {momentum}"
         with case(momentum), pytest.raises(ValueError, match=message):
             CASES[name].layer(4, momentum=momentum)
 

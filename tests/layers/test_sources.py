@@ -83,7 +83,7 @@ def test_no_gradient_flows_through_the_correction() -> None:
 def test_batch_renorm_needs_running_averages_and_open_clips() -> None:
     with pytest.raises(ValueError, match="track_running_stats must be True"):
         BatchRenorm(3, track_running_stats=False)
-    with pytest.raises(ValueError, match=r"r_max=0.5"):
+    with pytest.raises(ValueError, match=r"r_max must be a number, at least 1, got 0\.5"):
         BatchRenorm(3, r_max=0.5)
 
 
