@@ -14,6 +14,7 @@ from . import _torch
 __all__ = ["apply", "dense", "input_gradient", "moments", "over", "sums", "table_dtype"]
 
 SMALL = 2**19  # values in an input below which calls cost more than memory does
+FEW = 2**16  # values below which a few plain operations cost less than one of the kernels and what it wants prepared
 
 
 def table_dtype(x: Tensor) -> torch.dtype:
@@ -63,7 +64,7 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
 
 def apply(x: Tensor, center: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     """scale (x - center) + shift in the dtype of x: one read, one write."""
-    if _torch.batch_norm and _torch.unsafe_view and vectorized(x):
+    if _torch.batch_norm and _torch.unsafe_view and vectorized(x, FEW):
         rows = x.view(1, x.shape[0] * x.shape[1], -1)
         # contiguous: a reshaped expansion may keep a stride of 0, which sends the kernel a slow way
         scale, shift, center = (t.expand(x.shape[:2]).reshape(-1).contiguous() for t in (scale, shift, center))
@@ -79,7 +80,7 @@ def sums(dy: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
     wide = mean.dtype
     if x.dim() == 2:
         return dy.to(wide), dy * (x.to(wide) - mean)
-    if _torch.batch_norm_backward and vectorized(x):
+    if _torch.batch_norm_backward and vectorized(x, FEW):
         rows = (1, mean.numel(), -1)
         one = torch.ones(mean.numel(), dtype=wide)
         _, dot, total = _torch.batch_norm_backward(
@@ -102,10 +103,13 @@ def sums(dy: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
 
 def input_gradient(dy: Tensor, x: Tensor, scale: Tensor, mean: Tensor, p: Tensor, q: Tensor) -> Tensor:
     """scale dy + p (x - mean) + q in the dtype of x."""
-    dx = apply(x.to(scale.dtype), mean, p, q)
+    if vectorized(x, FEW):
+        dx = apply(x.to(scale.dtype), mean, p, q)
+    else:
+        dx = torch.sub(x, over(mean, x)).mul_(over(p, x)).add_(over(q, x))
     return dx.addcmul_(dy.to(scale.dtype), over(scale, x)).to(x.dtype)
 
 
-def vectorized(x: Tensor) -> bool:
-    """Whether torch's vectorized kernels serve x."""
-    return x.device.type == "cpu" and x.dim() > 2 and x.is_contiguous() and x.numel() > 0
+def vectorized(x: Tensor, least: int = 1) -> bool:
+    """Whether torch's vectorized kernels serve x, of so many values at least."""
+    return x.device.type == "cpu" and x.dim() > 2 and x.is_contiguous() and x.numel() >= least
