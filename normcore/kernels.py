@@ -29,7 +29,7 @@ def over(table: Tensor, x: Tensor) -> Tensor:
 
 def memory_format(x: Tensor) -> torch.memory_format:
     """channels_last (2 or 3 spatial axes) if x is laid out so and in no other way, else contiguous."""
-    if not x.is_contiguous() and x.dim() in (4, 5):
+    if x.dim() in (4, 5) and not _torch.transforms_active() and not x.is_contiguous():
         last = torch.channels_last if x.dim() == 4 else torch.channels_last_3d
         if x.is_contiguous(memory_format=last):
             return last
@@ -51,7 +51,7 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
     if _torch.group_norm and vectorized(x):
         n, c = x.shape[:2]
         # without a weight the kernel would round the statistics of half-precision input to half precision
-        one = None if x.dtype == wide else torch.ones(c, dtype=wide)
+        one = None if x.dtype == wide else x.new_ones(c, dtype=wide)
         # with eps = 0 the inverse of the standard deviation loses nothing, a constant channel's is infinite
         rows = x.view(n, c, -1)  # in three dimensions it cannot pass for channels_last, where the kernel squares means
         _, mean, rstd = _torch.group_norm(rows, one, one, n, c, rows.shape[2], c, 0.0)
@@ -82,7 +82,7 @@ def sums(dy: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
         return dy.to(wide), dy * (x.to(wide) - mean)
     if _torch.batch_norm_backward and vectorized(x, FEW):
         rows = (1, mean.numel(), -1)
-        one = torch.ones(mean.numel(), dtype=wide)
+        one = mean.new_ones(mean.numel())
         _, dot, total = _torch.batch_norm_backward(
             dy.view(rows),
             x.view(rows),

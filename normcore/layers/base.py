@@ -192,24 +192,28 @@ class RunningNorm(Norm):
         super()._load_from_state_dict(state, prefix, metadata, *rest)
 
     @property
+    def _averages_batches(self) -> bool:
+        """Whether training batches move the running averages."""
+        return self.training and not self.frozen and self.track_running_stats and self.running_mean is not None
+
+    @property
     def _updates(self) -> bool:
-        """Whether this batch moves the running averages; one that is computed again for a backward pass does not."""
-        moves = self.training and not self.frozen and self.track_running_stats and self.running_mean is not None
-        return moves and not recomputing()
+        """Whether this batch does; one that is computed again for a backward pass has done so before."""
+        return self._averages_batches and not recomputing()
 
     @property
     def _evaluates(self) -> bool:
         """Whether the running averages take the place of the batch's statistics."""
         return self.running_mean is not None and (self.frozen or not self.training)
 
-    def _averages(self) -> tuple[Tensor, Tensor]:
+    def _running(self) -> tuple[Tensor, Tensor]:
         """Copies of mean and variance, so that a later batch that moves them leaves this one's backward pass alone."""
         assert self.running_mean is not None
         assert self.running_var is not None
         return self.running_mean.clone(), self.running_var.clone()
 
     def _evaluate(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        mean, var = self._averages()
+        mean, var = self._running()
         scale, shift = self._affine_tables(var.to(table_dtype(x)), self.weight, self.bias)
         if mask is None:
             return affine(x, mean, scale, shift)
@@ -237,6 +241,8 @@ class RunningNorm(Norm):
             self.num_batches_tracked.add_(1)
             # by another name, since autograd keeps them: a later batch may move them before this one's backward pass
             running = (self.running_mean.data, self.running_var.data)
+        elif self._averages_batches:
+            running = self._running()  # checkpointing counts the tensors that are kept
         y = F.batch_norm(x, *running, self.weight, self.bias, True, self.momentum or 0.0, self.eps)
         if y.requires_grad:
             y.register_hook(functools.partial(_laid_out_as, x.detach()))
@@ -247,7 +253,7 @@ class RunningNorm(Norm):
         more than memory."""
         if self.process_group is not None or traced() or (x.is_cuda and compiles(x)):
             return False
-        if self.eps == 0 or (self._updates and self.momentum is None):
+        if self.eps == 0 or (self._averages_batches and self.momentum is None):
             return False
         wide = table_dtype(x)
         if any(t is not None and t.dtype != wide for t in (self.weight, self.running_mean)):

@@ -168,7 +168,7 @@ class BatchRenorm(Repeatable, RunningNorm):
         if empty is not None:
             return empty
         self._refuse_single_value(x)
-        before = self._before(lambda: (*self._clips(), *self._averages()))
+        before = self._before(lambda: (*self._clips(), *self._running()))
         y, mean, var, _, _, *total = fused_norm(
             x,
             self._mix,

@@ -1,5 +1,6 @@
 """Statistics of each sample alone: GroupNorm, LayerNorm, InstanceNorm and RMSNorm."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -154,10 +155,10 @@ class InstanceNorm(RunningNorm):
         mask = self._check_input(x, mask)
         if self._evaluates:
             return self._evaluate(x, mask)
-        positions = x.shape[2:].numel()
+        positions = math.prod(x.shape[2:])  # of torch.Size, numel() would make an exported model's size a constant
         if positions == 1 and x.shape[0]:
             raise ValueError(f"Expected more than 1 spatial element when training, got input size {x.size()}")
-        if mask is None and not self._updates and _native(x, self.weight):
+        if mask is None and not self._averages_batches and _native(x, self.weight):
             return _by_kernel(x, self.num_features, self.weight, self.bias, self.eps)
         y, mean, var = fused_norm(x, self._mix, self.weight, self.bias, mask=mask, mix_backward=self._mix_backward)
         if self._updates and x.numel():
@@ -245,5 +246,7 @@ def _native(x: Tensor, weight: Tensor | None) -> bool:
 def _by_kernel(x: Tensor, num_groups: int, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
     """torch's group norm. In three dimensions: what can pass for channels_last goes to a kernel that takes mean
     squares minus squared means, which far from zero is no variance at all."""
-    flat = x.reshape(*x.shape[:2], -1) if x.dim() > 3 else x
+    if torch.compiler.is_compiling():  # a compiler has a kernel of its own, and finds the sizes of a flat view hard
+        return F.group_norm(x, num_groups, weight, bias, eps)
+    flat = x.flatten(2) if x.dim() > 3 else x
     return F.group_norm(flat.contiguous(), num_groups, weight, bias, eps).view(x.shape)

@@ -64,7 +64,7 @@ class SwitchableNorm(RunningNorm):
         mask = self._check_input(x, mask)
         running: tuple[Tensor | None, Tensor | None] = (None, None)
         if self._evaluates:
-            running = self._averages()
+            running = self._running()
         else:
             empty = self._pass_empty(x)
             if empty is not None:
