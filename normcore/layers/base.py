@@ -352,21 +352,34 @@ class Repeatable(nn.Module):
         return self._last[0] if recomputing() and self._last is not None else state()
 
     def _keep_before(self, before: tuple[Tensor, ...], mean: Tensor, var: Tensor) -> None:
-        """Keep it, with the batch's statistics, by which a repeated pass is known.
+        """Keep it, with the batch's statistics, by which a repeated pass is known."""
+        if not traced() and not recomputing():
+            self._last = (before, mean, var)
+
+    def _repeated(self, mix: Callable[..., tuple[Tensor, ...]]) -> Callable[..., tuple[Tensor, ...]]:
+        """The mix, which in a repeated pass looks whether it is the batch: what that needs is gone when the pass ends.
+
+        Its tables are center, scale, shift, and mean and variance of the batch.
 
         Raises:
-            RuntimeError: this pass runs within a backward pass and does not repeat the last one.
+            RuntimeError: from the mix, if it is another batch than the last.
         """
-        if traced():
-            return
         if not recomputing():
-            self._last = (before, mean, var)
-        elif self._last is None or bool(((mean - self._last[1]).abs() > 1e-3 * (self._last[2] + var).sqrt()).any()):
-            raise RuntimeError(
-                f"{type(self).__name__}: a forward pass within a backward pass (activation checkpointing) repeats "
-                "another batch than the layer's last one, and what the layer held then is gone. Call backward after "
-                "each forward pass of the layer, or leave it out of the checkpointed part."
-            )
+            return mix
+        last = self._last
+
+        def checked(*inputs: Tensor | None) -> tuple[Tensor, ...]:
+            tables = mix(*inputs)
+            mean, var = tables[3].detach(), tables[4].detach()
+            if last is None or bool(((mean - last[1]).abs() > 1e-3 * (last[2] + var).sqrt()).any()):
+                raise RuntimeError(
+                    f"{type(self).__name__}: a forward pass within a backward pass (activation checkpointing) repeats "
+                    "another batch than the layer's last one, and what the layer held then is gone. Call backward "
+                    "after each forward pass of the layer, or leave it out of the checkpointed part."
+                )
+            return tables
+
+        return checked
 
 
 def _laid_out_as(x: Tensor, dy: Tensor | None) -> Tensor | None:

@@ -171,7 +171,7 @@ class BatchRenorm(Repeatable, RunningNorm):
         before = self._before(lambda: (*self._clips(), *self._running()))
         y, mean, var, _, _, *total = fused_norm(
             x,
-            self._mix,
+            self._repeated(self._mix),
             *(self.weight, self.bias, self._counts(x, mask), *before),
             mask=mask,
             mix_backward=self._mix_backward,

@@ -141,8 +141,12 @@ class ReferenceBatchNorm(Repeatable, _Reference, RunningNorm):
             return empty
         self._refuse_single_value(x)
         before, count = self._before(self._reference), self._counts(x, mask)
-        y, mean, var, size, batch_mean, batch_var, *reference = fused_norm(
-            x, self._mix, self.weight, self.bias, count, *before, mask=mask, mix_backward=self._mix_backward
+        y, batch_mean, batch_var, mean, var, size, *reference = fused_norm(
+            x,
+            self._repeated(self._mix),
+            *(self.weight, self.bias, count, *before),
+            mask=mask,
+            mix_backward=self._mix_backward,
         )
         self._keep_before(before, batch_mean, batch_var)
         if self.training and not self.frozen and not recomputing():
@@ -170,17 +174,17 @@ class ReferenceBatchNorm(Repeatable, _Reference, RunningNorm):
         share = 1 / (size + 1)
         center = torch.lerp(mean, kept[0], share)
         variance = torch.lerp(var, kept[1], share)
-        tables = (center, *self._affine_tables(variance, weight, bias), center, variance, size, mean, var, *kept)
+        tables = (center, *self._affine_tables(variance, weight, bias), mean, var, center, variance, size, *kept)
         return tables if total is None else (*tables, total)
 
     def _mix_backward(
         self, inputs: Sequence[Any], outputs: Sequence[Any], gradients: Sequence[Tensor]
     ) -> tuple[Tensor | None, ...]:
-        (mean, _, weight, bias, count, *reference), (_, _, _, _, variance, size, batch_mean, *rest) = inputs, outputs
+        (mean, _, weight, bias, count, *reference), (_, _, _, batch_mean, _, _, variance, size, *rest) = inputs, outputs
         dcenter, dscale, dshift = gradients
         dvar, dweight, dbias = self._affine_backward(variance, weight, bias, dscale, dshift)
         own = 1 - (reference[2] > 0) / (size + 1)  # the batch's share; all of it as long as it is its own reference
-        total = rest[4] if len(rest) > 4 else None
+        total = rest[3] if len(rest) > 3 else None
         moments = self._pool_batch_backward(mean, batch_mean, own * dcenter, own * dvar, count, total)
         return *moments, dweight, dbias, *(None,) * 4
 

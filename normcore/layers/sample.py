@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .. import check
 from ..functional import compiles, fused_norm, pool, pool_backward
 from ..kernels import memory_format
 from .base import Norm, RunningNorm
@@ -44,10 +45,11 @@ class GroupNorm(Norm):
     """
 
     def __init__(self, num_groups: int, num_channels: int, eps: float = 1e-5, affine: bool = True, **options: Any):
-        if num_channels > 0 and (num_groups < 1 or num_channels % num_groups):
+        super().__init__(num_channels, eps, affine, **options)
+        check.positive_integer("num_groups", num_groups)
+        if num_channels % num_groups:
             raise ValueError(f"num_groups must divide num_channels={num_channels}, got num_groups={num_groups}")
         self.num_groups = num_groups
-        super().__init__(num_channels, eps, affine, **options)
 
     @property
     def num_channels(self) -> int:
