@@ -252,8 +252,8 @@ class _Fused(torch.autograd.Function):
             return (None,) * len(ctx.needs_input_grad)
         x, mean, var, *saved = ctx.saved_tensors
         tables, parameters = saved[: ctx.size], saved[ctx.size :]
-        if _plain(dy):
-            dx, *gradients = _differentiable(lambda x, *p: _composite(x, ctx.mix, p)[0], (x, *parameters), dy)
+        if plain(dy):
+            dx, *gradients = differentiable(lambda x, *p: _composite(x, ctx.mix, p)[0], (x, *parameters), dy)
             return dx, None, None, *gradients
         dy = kernels.dense(dy, like=x)
         total, dot = kernels.sums(dy, x, mean)
@@ -280,8 +280,8 @@ class _Affine(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> Any:
         x, center, scale, shift = tensors = ctx.saved_tensors
-        if _plain(dy):
-            return tuple(_differentiable(lambda x, *t: _applied(x, *t).to(x.dtype), tensors, dy))
+        if plain(dy):
+            return tuple(differentiable(lambda x, *t: _applied(x, *t).to(x.dtype), tensors, dy))
         dy = kernels.dense(dy, like=x)
         dtables: tuple[Tensor | None, ...] = (None, None, None)
         if any(ctx.needs_input_grad[1:]):
@@ -293,12 +293,12 @@ class _Affine(torch.autograd.Function):
         return (dy * over(scale, x)).to(x.dtype) if ctx.needs_input_grad[0] else None, *dtables
 
 
-def _plain(gradient: Tensor) -> bool:
+def plain(gradient: Tensor) -> bool:
     """Whether a backward pass is looked at itself: it must be differentiable (create_graph) or batched (vmap)."""
     return torch.is_grad_enabled() or _torch.transforms_active() or _torch.is_batched(gradient)
 
 
-def _differentiable(function: Callable[..., Tensor], inputs: Tables, dy: Tensor) -> list[Tensor | None]:
+def differentiable(function: Callable[..., Tensor], inputs: Tables, dy: Tensor) -> list[Tensor | None]:
     """The gradients of ``function(*inputs)``, with a graph of their own within a backward pass that makes one."""
     with torch.enable_grad():
         # by other names: of two inputs one may be made of the other, and each path counts once

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .. import check
-from ..functional import compiles, fused_norm, pool, pool_backward
+from .. import _torch, check
+from ..functional import compiles, differentiable, fused_norm, plain, pool, pool_backward, traced
 from ..kernels import memory_format
 from .base import Norm, RunningNorm
 
@@ -161,7 +161,10 @@ class InstanceNorm(RunningNorm):
         if positions == 1 and x.shape[0]:
             raise ValueError(f"Expected more than 1 spatial element when training, got input size {x.size()}")
         if mask is None and not self._averages_batches and _native(x, self.weight):
-            return _by_kernel(x, self.num_features, self.weight, self.bias, self.eps)
+            if traced() or not (torch.is_grad_enabled() and _torch.group_norm and _torch.batch_norm_backward):
+                return _by_kernel(x, self.num_features, self.weight, self.bias, self.eps)
+            flat: Tensor = _InstanceNorm.apply(x.flatten(2).contiguous(), self.weight, self.bias, self.eps)
+            return flat.view(x.shape)
         y, mean, var = fused_norm(x, self._mix, self.weight, self.bias, mask=mask, mix_backward=self._mix_backward)
         if self._updates and x.numel():
             self._average_samples(mean, var, positions, None if mask is None else mask.flatten(1).sum(1, keepdim=True))
@@ -185,6 +188,47 @@ class InstanceNorm(RunningNorm):
         (_, var, weight, bias), (dmean, dscale, dshift) = inputs, gradients
         dvar, dweight, dbias = self._affine_backward(var, weight, bias, dscale, dshift)
         return dmean, dvar, dweight, dbias
+
+
+class _InstanceNorm(torch.autograd.Function):
+    """torch's group norm forward, a group for each channel, and its batch norm's backward pass over N C channels.
+
+    The backward pass of its group norm takes differences of sums that are not centred, which far from zero cancel.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
+        n, c, m = x.shape
+        y, mean, inverse = _torch.group_norm(x, weight, bias, n, c, m, c, eps)
+        ctx.save_for_backward(x, weight, bias, mean, inverse)
+        ctx.eps = eps
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> Any:
+        x, weight, bias, mean, inverse = ctx.saved_tensors
+        if plain(dy):
+
+            def again(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+                return F.instance_norm(x, None, None, weight, bias, eps=ctx.eps)
+
+            return *differentiable(again, (x, weight, bias), dy), None
+        n, c, m = x.shape
+        rows = (1, n * c, m)
+        dx, dweight, dbias = _torch.batch_norm_backward(
+            dy.contiguous().view(rows),
+            x.view(rows),
+            None if weight is None else weight.repeat(n),
+            None,
+            None,
+            mean.view(-1),
+            inverse.view(-1),
+            True,
+            ctx.eps,
+            [ctx.needs_input_grad[0], weight is not None, bias is not None],
+        )
+        pair = (None if one is None else t.view(n, c).sum(0) for one, t in ((weight, dweight), (bias, dbias)))
+        return None if dx is None else dx.view(x.shape), *pair, None
 
 
 class RMSNorm(Norm):
@@ -241,8 +285,8 @@ class RMSNorm(Norm):
 def _native(x: Tensor, weight: Tensor | None) -> bool:
     """Whether torch's group norm kernel is as exact as the engine and no slower."""
     exact = x.dtype in (torch.float32, torch.float64) and (weight is None or weight.dtype == x.dtype)
-    plain = x.numel() > 0 and memory_format(x) == torch.contiguous_format
-    return exact and plain and not (x.is_cuda and compiles(x))
+    contiguous = x.numel() > 0 and memory_format(x) == torch.contiguous_format
+    return exact and contiguous and not (x.is_cuda and compiles(x))
 
 
 def _by_kernel(x: Tensor, num_groups: int, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
