@@ -21,7 +21,8 @@ from .layers import (
     VirtualBatchNorm,
     reference_pass,
 )
-from .surgery import convert_norms, freeze_norms, recalibrate
+from .recalibration import recalibrate
+from .surgery import convert_norms, freeze_norms
 
 __all__ = [
     "NORMS",
