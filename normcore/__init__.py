@@ -2,6 +2,7 @@
 
 from .factory import NORMS, make_norm
 from .functional import affine, fused_norm, moments, pool, set_engine
+from .fusion import fuse_norms
 from .layers import (
     BatchNorm,
     BatchRenorm,
@@ -45,6 +46,7 @@ __all__ = [
     "affine",
     "convert_norms",
     "freeze_norms",
+    "fuse_norms",
     "fused_norm",
     "make_norm",
     "moments",

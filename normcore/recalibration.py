@@ -146,8 +146,9 @@ def _recording(layer: Any, batches: Batches) -> Iterator[None]:
 
 def _record(batches: Batches, layer: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
     x = args[0] if args else kwargs["input"]
-    mean, var = pool(*moments(x), 0)
-    count = mean.new_tensor(x.numel() // x.shape[1])
+    mean, var = moments(x)
+    counts = mean.new_full((x.shape[0], 1), x.shape[2:].numel())  # maybe of no instance at all
+    (mean, var), count = pool(mean, var, 0, counts), counts.sum()
     if isinstance(layer, nn.SyncBatchNorm) and dist.is_available() and dist.is_initialized():
         group: Any = layer.process_group or dist.group.WORLD
         means, variances, counts = _gather(torch.cat((mean[0], var[0], count.view(1))), group).split(

@@ -218,6 +218,13 @@ def test_a_lazy_layer_is_refused_before_it_is_shown_a_batch() -> None:
         recalibrate(nn.Sequential(nn.LazyBatchNorm1d()), [torch.randn(4, 3)])
 
 
+def test_a_batch_of_nothing_changes_nothing() -> None:
+    data = torch.randn(6, 3, 4, dtype=DOUBLE)
+    for make in (lambda: make_norm("bn", 3), lambda: nn.BatchNorm1d(3)):
+        layer = recalibrate(make().double(), [data[:0], data])
+        torch.testing.assert_close(layer.running_var, population(data)[1])
+
+
 class BatchNormAct(nn.BatchNorm2d):
     """As others derive from it: with an activation behind it, and a name for its input."""
 
