@@ -2,7 +2,7 @@
 
 from .factory import NORMS, make_norm
 from .functional import affine, fused_norm, moments, pool, set_engine
-from .fusion import fuse_norms
+from .fusion import FusedNorm, fuse_norms
 from .layers import (
     BatchNorm,
     BatchRenorm,
@@ -33,6 +33,7 @@ __all__ = [
     "ClipSchedule",
     "FullNormBB",
     "FullNormBL",
+    "FusedNorm",
     "GroupNorm",
     "InstanceNorm",
     "LayerNorm",

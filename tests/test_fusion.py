@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
-from normcore import NORMS, freeze_norms, fuse_norms, make_norm
-from normcore.fusion import FusedNorm
+from normcore import NORMS, FusedNorm, freeze_norms, fuse_norms, make_norm
 
 from .helpers import filled
 

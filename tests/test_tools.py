@@ -15,8 +15,7 @@ from torch.nn.utils import parametrizations, parametrize
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 from torch.optim.swa_utils import AveragedModel, update_bn
 
-from normcore import BatchNorm, freeze_norms, fuse_norms, make_norm, recalibrate
-from normcore.fusion import FusedNorm
+from normcore import BatchNorm, FusedNorm, freeze_norms, fuse_norms, make_norm, recalibrate
 
 from .formulas import flat, moments_over
 from .helpers import filled
