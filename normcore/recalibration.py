@@ -90,8 +90,8 @@ def _modes_kept(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _state_kept(layer: Any) -> Iterator[None]:
-    """Momentum and the count of batches are left as they are; after an error, all buffers."""
-    momentum, before = layer.momentum, {key: buffer.clone() for key, buffer in layer.named_buffers(recurse=False)}
+    """Attributes, momentum one of them, and the count of batches are left as they are; after an error, all buffers."""
+    attributes, before = dict(vars(layer)), {key: b.clone() for key, b in layer.named_buffers(recurse=False)}
     try:
         yield
     except BaseException:
@@ -99,7 +99,8 @@ def _state_kept(layer: Any) -> Iterator[None]:
             layer.get_buffer(key).copy_(buffer)
         raise
     finally:
-        layer.momentum = momentum
+        vars(layer).clear()
+        vars(layer).update(attributes)
         layer.num_batches_tracked.copy_(before["num_batches_tracked"])
 
 
@@ -134,10 +135,7 @@ def _recording(layer: Any, batches: Batches) -> Iterator[None]:
     if isinstance(layer, RunningNorm):
         layer.momentum = None  # not by torch's kernel, which would move the averages itself
         layer._update = lambda mean, var, count: batches.append((mean.flatten(), var.flatten(), count))  # type: ignore[method-assign]
-        try:
-            yield
-        finally:
-            del layer._update
+        yield
     else:
         layer.momentum = 0.0
         with layer.register_forward_hook(functools.partial(_record, batches), with_kwargs=True):

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.nn.utils import prune
 
@@ -177,7 +178,7 @@ def test_convert_keeps_a_frozen_layer_frozen() -> None:
 @pytest.mark.parametrize("name", ["bn", "brn", "rbn", "sn", "fnbb", "fnbl"])
 def test_convert_keeps_the_process_group(name: str) -> None:
     """By which statistics are taken: without it, they would silently be those of one process."""
-    group: Any = object()
+    group = dist.ProcessGroup(0, 1)
     for old in (make_norm("bn", 4, process_group=group), nn.SyncBatchNorm(4, process_group=group)):
         assert convert_norms(old, name).process_group is group
     assert convert_norms(make_norm("bn", 4, process_group=group), "gn").state_dict().keys() == {"weight", "bias"}
@@ -251,7 +252,7 @@ BY_A_CLASS: dict[str, Callable[..., nn.Module]] = {
 @pytest.mark.parametrize("kind", BY_A_CLASS)
 def test_convert_asks_a_layer_of_ones_own_what_it_takes(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(normcore.NORMS, "own", BY_A_CLASS[kind])
-    group: Any = object()
+    group = dist.ProcessGroup(0, 1)
     old = filled(make_norm("bn", 4, eps=0.25, momentum=0.01, bias=False, process_group=group)).eval()
     new = convert_norms(nn.Sequential(copy.copy(old)), "own")[0]
     assert isinstance(new, OwnBatchNorm)
