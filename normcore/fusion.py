@@ -115,14 +115,20 @@ class _Trace(fx.Tracer):
         self._values: dict[fx.Node, weakref.ref[fx.Proxy]] = {}
         parameters = inspect.signature(model.forward).parameters.values()
         defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
+        attributes = {module: dict(vars(module)) for module in model.modules()}
         try:
             with warnings.catch_warnings(action="ignore"):
                 self.nodes = [*self.trace(model, defaults).nodes]
+            self.kept = {node for node, value in self._values.items() if value() is not None}
         except Exception as error:  # whatever a model does with what is no tensor
             raise ValueError(
                 f"torch.fx cannot follow {type(model).__name__} ({error}): fuse before compiling, or fuse those of its "
                 "parts that it can follow, one by one"
             ) from error
+        finally:
+            for module, before in attributes.items():  # without the values that forward has put there
+                vars(module).clear()
+                vars(module).update(before)
         called = [self.layer(node) for node in self.nodes if node.op == "call_module"]
         self.calls = Counter(module for layer in called if layer for module in layer.modules())
         self.read = {str(node.target).rpartition(".")[0] for node in self.nodes if node.op == "get_attr"}
@@ -132,7 +138,7 @@ class _Trace(fx.Tracer):
         return isinstance(module, (Norm, LocalResponseNorm, FusedNorm)) or super().is_leaf_module(module, path)
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
-        """The value of a node, which lives on if somebody keeps it."""
+        """The value of a node, which lives on where an attribute, a list or a hook keeps it."""
         value = super().proxy(node)
         self._values[node] = weakref.ref(value)
         return value
@@ -141,10 +147,6 @@ class _Trace(fx.Tracer):
         """The module that is called, if one is."""
         called = isinstance(node, fx.Node) and node.op == "call_module"
         return self.model.get_submodule(str(node.target)) if called else None
-
-    def is_kept(self, node: fx.Node) -> bool:
-        """Whether an attribute, a list, or a hook still has the value of a node."""
-        return node in self._values and self._values[node]() is not None
 
 
 def _reason_against(trace: _Trace, node: fx.Node, norm: Any) -> str | None:
@@ -158,7 +160,7 @@ def _reason_against(trace: _Trace, node: fx.Node, norm: Any) -> str | None:
         return "its input is not that of a convolution or linear layer alone"
     if isinstance(linear, nn.Linear) and isinstance(norm, _TORCH_INSTANCE_NORMS):
         return "behind a linear layer it has no channels"
-    if list(before.users) != [node] or trace.is_kept(before):
+    if list(before.users) != [node] or before in trace.kept:
         return f"the output of {before.target} is used elsewhere, too"
     if trace.calls[norm] > 1 or trace.calls[linear] > 1:
         return f"it or {before.target} is called more than once"

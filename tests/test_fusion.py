@@ -201,6 +201,7 @@ def test_what_fusing_would_change_is_left_with_a_word(kind: str) -> None:
     with pytest.raises(ValueError, match=f"^nothing to fuse: .*{message}"):
         fuse_norms(model)
     assert not any(isinstance(m, FusedNorm) for m in model.modules())
+    assert not hasattr(model, "feature")
     assert all(torch.equal(t, state[key]) for key, t in model.state_dict().items())
 
 

@@ -27,5 +27,9 @@ def test_every_example_runs_and_does_what_is_said() -> None:
     torch.testing.assert_close(names["averaged"].module[0][1].running_mean, hidden.mean((0, 2, 3)))
     assert names["difference"].abs().max() < 1e-5
     assert sum(isinstance(m, FusedNorm) for m in names["fused"].modules()) == 2
+    assert model[0][1].num_batches_tracked == 1
+    twin = nn.Sequential(model[0][0], nn.BatchNorm2d(8))
+    names["checkpoint"](twin, loader[0], use_reentrant=False).sum().backward()
+    assert twin[1].num_batches_tracked == 2
     assert sum(isinstance(m, nn.SyncBatchNorm) for m in names["synchronized"].modules()) == 2
     torch.testing.assert_close(names["exported"](loader[1][:3]), names["fused"](loader[1][:3]))
