@@ -2,6 +2,7 @@
 
 from .factory import NORMS, make_norm
 from .functional import affine, fused_norm, moments, pool, set_engine
+from .fusion import FusedNorm, fuse_norms
 from .layers import (
     BatchNorm,
     BatchRenorm,
@@ -21,7 +22,8 @@ from .layers import (
     VirtualBatchNorm,
     reference_pass,
 )
-from .surgery import convert_norms, freeze_norms, recalibrate
+from .recalibration import recalibrate
+from .surgery import convert_norms, freeze_norms
 
 __all__ = [
     "NORMS",
@@ -31,6 +33,7 @@ __all__ = [
     "ClipSchedule",
     "FullNormBB",
     "FullNormBL",
+    "FusedNorm",
     "GroupNorm",
     "InstanceNorm",
     "LayerNorm",
@@ -44,6 +47,7 @@ __all__ = [
     "affine",
     "convert_norms",
     "freeze_norms",
+    "fuse_norms",
     "fused_norm",
     "make_norm",
     "moments",

@@ -96,6 +96,14 @@ BatchNorms = of_torch(
     "torch.nn.modules.batchnorm:_BatchNorm", (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 )
 
+
+class BatchNormBase(BatchNorms if isinstance(BatchNorms, type) else nn.Module):  # type: ignore[misc]
+    """What torch's tools look for before they take a module for a BatchNorm; it makes nothing itself."""
+
+    def __init__(self) -> None:
+        nn.Module.__init__(self)
+
+
 #: InstanceNorm1d, 2d and 3d
 InstanceNorms = of_torch(
     "torch.nn.modules.instancenorm:_InstanceNorm", (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)

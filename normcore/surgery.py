@@ -1,23 +1,27 @@
-"""Around a whole model: exchange its normalizers, freeze them, make their running statistics precise."""
+"""Around a whole model: exchange its normalizers, and freeze them."""
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from typing import Any
 
-import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
+from torch.nn.modules.lazy import LazyModuleMixin
 
 from . import _torch
-from .factory import make_norm, maker_of
-from .functional import pool
-from .layers import FullNormBL, InstanceNorm, Norm, ReferenceBatchNorm, RMSNorm, RunningNorm
+from .factory import NORMS, make_norm, maker_of
+from .layers import FullNormBL, InstanceNorm, Norm, RMSNorm, RunningNorm
 
-__all__ = ["convert_norms", "freeze_norms", "recalibrate"]
+__all__ = ["convert_norms", "freeze_norms"]
 
-_TORCH_NORMS = (_torch.BatchNorms, _torch.InstanceNorms, nn.GroupNorm)
+_TORCH_AVERAGING = (_torch.BatchNorms, _torch.InstanceNorms)
 _INSTANCE_NORMS = (_torch.InstanceNorms, InstanceNorm)
+#: torch's classes that are exchanged, exactly these
+_EXCHANGED = (
+    *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm),
+    *(nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d, nn.GroupNorm),
+)
 
 
 def convert_norms(model: nn.Module, name: str, **options: Any) -> nn.Module:
@@ -25,10 +29,14 @@ def convert_norms(model: nn.Module, name: str, **options: Any) -> nn.Module:
 
     Exchanged are normcore's layers and torch's BatchNorm, SyncBatchNorm, InstanceNorm and GroupNorm. Left alone
     are ``nn.LayerNorm`` and ``nn.RMSNorm``, which normalize trailing axes, and LocalResponseNorm, which knows no
-    channel count. Parameters and buffers of equal name and shape are kept (weight, bias; from BN to BatchRenorm
-    the running statistics too), as are eps, momentum, process group, as far as the new layer's signature has such
-    options, and device, dtype, training mode and whether parameters are trained; where the old layer had no weight
-    and bias, the new one has none.
+    channel count. Parameters and buffers of equal name and shape are the same objects as before, so that an
+    optimizer and whoever shares them still have them; two layers that shared one of another shape share the new
+    one. Hooks stay, with their handles; they are called with the new layer. Kept are also eps, momentum, process
+    group, as far as the new layer's signature has such options, and device, dtype, training mode and whether it is
+    frozen; where the old layer had no weight and bias, the new one has none.
+
+    What would be lost is refused: a class derived from one of these, which may add an activation; a weight or bias
+    that is computed, by a parametrization say; modules within the layer; a ``forward`` of the instance; a lazy layer.
 
     Args:
         model: changed in place; left as it is if a layer cannot be exchanged.
@@ -38,7 +46,8 @@ def convert_norms(model: nn.Module, name: str, **options: Any) -> nn.Module:
         the model; the new layer, if the model itself is a normalizer.
 
     Raises:
-        ValueError: unknown name; a layer that cannot be made with these options, with its place in the model.
+        ValueError: unknown name; a layer that cannot be exchanged, or not be made with these options, with its place
+            in the model.
 
     >>> convert_norms(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)), "gn", num_groups=4)
     Sequential(
@@ -46,24 +55,77 @@ def convert_norms(model: nn.Module, name: str, **options: Any) -> nn.Module:
       (1): GroupNorm(4, 8, eps=1e-05, affine=True)
     )
     """
-    return _exchange(model, (*_TORCH_NORMS, Norm), lambda old: _converted(old, name, options))
+    shared: dict[Any, nn.Parameter] = {}
+    new: dict[nn.Module, nn.Module] = {}
+    for path, layer in model.named_modules():
+        if isinstance(layer, (*_TORCH_AVERAGING, nn.GroupNorm, Norm)):
+            try:
+                _refuse_losses(layer)
+                new[layer] = _converted(layer, name, options, shared)
+            except Exception as error:  # whatever the constructor of a layer raises
+                raise ValueError(f"{path or 'the model'}: {error}") from error
+    return replaced(model, new)
 
 
-def _converted(old: nn.Module, name: str, options: dict[str, Any]) -> nn.Module:
+def _refuse_losses(layer: Any) -> None:
+    """A ValueError if the layer is more than its class, or that more than a class which is known."""
+    kind = type(layer)
+    if isinstance(layer, LazyModuleMixin):
+        raise ValueError(f"{kind.__name__} does not know its channels yet: call the model with an input first")
+    if any(_is_computed(layer, key) for key in ("weight", "bias")):
+        raise ValueError(
+            f"{kind.__name__} computes its weight or bias (a parametrization, weight or spectral norm, pruning), which "
+            "would be lost: remove that first, for instance by torch.nn.utils.parametrize.remove_parametrizations"
+        )
+    direct = {Norm, RunningNorm} & set(kind.__bases__)
+    if not direct and kind not in (*_EXCHANGED, *map(_made_by, NORMS.values())):
+        raise ValueError(
+            f"{kind.__module__}.{kind.__name__} is derived from {kind.__bases__[0].__name__}, and what it adds would "
+            "be lost: put the layer itself and a module for what is added in its place first"
+        )
+    if any(layer.children()) or "forward" in vars(layer):
+        raise ValueError(
+            f"{kind.__name__} has modules within it or a forward of its own, which would be lost: remove them first"
+        )
+
+
+def _is_computed(layer: nn.Module, key: str) -> bool:
+    registered = dict(layer.named_parameters(recurse=False))
+    return getattr(layer, key, None) is not None and key not in registered
+
+
+def _converted(old: nn.Module, name: str, options: dict[str, Any], shared: dict[Any, nn.Parameter]) -> nn.Module:
+    """The new layer, with what it takes over from the old one; ``shared`` are new parameters by what they replace."""
     channels: Any = old.num_channels if isinstance(old, nn.GroupNorm) else old.num_features
     layer = make_norm(name, channels, **{**_kept_options(old, name), **options})
     like = next((t for t in (*old.parameters(), *old.buffers()) if t.is_floating_point()), None)
     if like is not None:
         layer.to(device=like.device, dtype=like.dtype)
-    own = layer.state_dict()
-    kept = {k: v for k, v in old.state_dict().items() if k in own and v.shape == own[k].shape}
-    layer.load_state_dict({**own, **kept}, assign=like is not None and like.is_meta)
-    trained = {k: p.requires_grad for k, p in old.named_parameters()}
-    for key, parameter in layer.named_parameters():
-        parameter.requires_grad_(trained.get(key, True))
+    _take_over(layer, old, shared)
     if isinstance(layer, RunningNorm):
         layer.frozen = getattr(old, "frozen", False)
     return layer.train(old.training)
+
+
+def _take_over(layer: nn.Module, old: nn.Module, shared: dict[Any, nn.Parameter]) -> None:
+    """The old layer's parameters and buffers, as far as their shapes are right, and its hooks."""
+    parameters, buffers = dict(old.named_parameters(recurse=False)), dict(old.named_buffers(recurse=False))
+    for key, own in [*layer.named_parameters(recurse=False)]:
+        if key not in parameters:
+            continue
+        kept = parameters[key]
+        if kept.shape != own.shape:
+            own.requires_grad_(kept.requires_grad)
+            kept = shared.setdefault((kept, key, own.shape), own)
+        setattr(layer, key, kept)
+    for key, buffer in [*layer.named_buffers(recurse=False)]:
+        if key in buffers and buffers[key].shape == buffer.shape:
+            setattr(layer, key, buffers[key])
+    for key, hooks in vars(old).items():
+        if "_hook" in key and hooks:  # the table itself, which the handles know; or whether hooks are of the full kind
+            if isinstance(hooks, dict):
+                hooks.update(vars(layer)[key])
+            vars(layer)[key] = hooks
 
 
 def _kept_options(old: Any, name: str) -> dict[str, Any]:
@@ -72,9 +134,7 @@ def _kept_options(old: Any, name: str) -> dict[str, Any]:
     kept = {"eps": old.eps, "affine": old.affine}
     if old.affine and old.bias is None and not isinstance(old, RMSNorm):
         kept["bias"] = False
-    averages = isinstance(old, (_torch.BatchNorms, _torch.InstanceNorms, RunningNorm)) and not isinstance(
-        old, FullNormBL
-    )
+    averages = isinstance(old, (*_TORCH_AVERAGING, RunningNorm)) and not isinstance(old, FullNormBL)
     if averages and isinstance(old, _INSTANCE_NORMS) == issubclass(_made_by(make) or nn.Module, InstanceNorm):
         kept |= {"momentum": old.momentum, "track_running_stats": old.track_running_stats}
     group = getattr(old, "process_group", None)
@@ -106,135 +166,55 @@ def _made_by(make: Callable[..., nn.Module]) -> type[nn.Module] | None:
     return made if isinstance(made, type) and issubclass(made, nn.Module) and made is not nn.Module else None
 
 
+def replaced(model: nn.Module, new: dict[nn.Module, nn.Module]) -> nn.Module:
+    """Put other layers into all the places of some; returns the model, or what takes its own place."""
+    for path, layer in [*model.named_modules(remove_duplicate=False)]:
+        if path and layer in new:
+            parent, _, child = path.rpartition(".")
+            setattr(model.get_submodule(parent), child, new[layer])
+    return new.get(model, model)
+
+
 def freeze_norms(model: nn.Module, affine: bool = True) -> nn.Module:
     """Make every normalizer that keeps running statistics use them and leave them as they are.
 
-    It stays so through ``model.train()``: what fine-tuning with small batches asks for. Torch's BatchNorm and
-    InstanceNorm layers are exchanged for normcore's first, see :func:`convert_norms`.
+    It stays so through ``model.train()``: what fine-tuning with small batches asks for. The layers stay those that
+    they are, torch's BatchNorm and InstanceNorm and what is derived from them too: each gets an attribute ``frozen``,
+    and torch's a hook that puts them into evaluation mode whenever they are called. ``layer.frozen = False`` and
+    ``model.train()`` set a layer free.
 
     Args:
         model: changed in place.
         affine: whether weights and biases of all normalizers are frozen too.
 
     Returns:
-        the model; the new layer, if the model itself is one of those.
+        the model.
     """
-    model = _with_own(model)
+    for layer in averaging(model):
+        if not isinstance(layer, RunningNorm) and _evaluate_frozen not in layer._forward_pre_hooks.values():
+            layer.register_forward_pre_hook(_evaluate_frozen)
+        layer.frozen = True
+    if affine:
+        for layer in model.modules():
+            if isinstance(layer, (*_TORCH_AVERAGING, nn.GroupNorm, Norm, nn.LayerNorm, nn.RMSNorm)):
+                layer.requires_grad_(requires_grad=False)
+    return model
+
+
+def averaging(model: nn.Module) -> Iterator[Any]:
+    """The layers of a model that keep running averages: normcore's, torch's, and what is derived from them."""
     for layer in model.modules():
-        if isinstance(layer, RunningNorm) and layer.running_mean is not None:
-            layer.frozen = True
-        if affine and isinstance(layer, (*_TORCH_NORMS, Norm, nn.LayerNorm, nn.RMSNorm)):
-            layer.requires_grad_(requires_grad=False)
-    return model
+        if isinstance(layer, (*_TORCH_AVERAGING, RunningNorm)) and layer.running_mean is not None:
+            yield layer
 
 
-def recalibrate(model: nn.Module, loader: Iterable[Any]) -> nn.Module:
-    """Replace running averages by the statistics of all the data in a loader ("precise BN", Wu & Johnson 2021).
-
-    Running averages follow a moving network; this estimates, with the weights as they are, the mean and the
-    unbiased variance of each channel over the whole loader, exactly as if it were one batch, given that every batch
-    is normalized by its own statistics as in training. What averages over batches by definition (the mixed
-    statistics of ReferenceBatchNorm, InstanceNorm's) is averaged. Frozen layers stay as they are; torch's
-    BatchNorm and InstanceNorm layers are exchanged for normcore's first.
-
-    Args:
-        model: changed in place; its modes and its weights are left as they are.
-        loader: batches of input, or tuples or lists that start with one.
-
-    Returns:
-        the model; the new layer, if the model itself is one of those.
-
-    Raises:
-        ValueError: no layer keeps running statistics, or the loader is empty.
-
-    >>> model = nn.Sequential(make_norm("bn", 3))
-    >>> data = torch.randn(100, 3) * 2 + 5
-    >>> _ = recalibrate(model, data.split(20))
-    >>> torch.allclose(model[0].running_mean, data.mean(0)), torch.allclose(model[0].running_var, data.var(0))
-    (True, True)
-    """
-    model = _with_own(model)
-    layers = [m for m in model.modules() if isinstance(m, RunningNorm) and m.running_mean is not None and not m.frozen]
-    if not layers:
-        raise ValueError(f"{type(model).__name__} has no layer with running statistics that are not frozen")
-    before = {layer: {k: b.clone() for k, b in layer.named_buffers()} for layer in layers}
-    modes = {m: m.training for m in model.modules()}
-    momenta = {layer: layer.momentum for layer in layers}
-    seen: dict[RunningNorm, list[tuple[Tensor, Tensor, Any]]] = {layer: [] for layer in layers}
-    try:
-        model.eval()
-        for layer in layers:
-            layer.train()
-            layer.momentum = None
-            if isinstance(layer, (ReferenceBatchNorm, InstanceNorm)):
-                layer.reset_running_stats()
-            else:
-                layer._update = _recorder(seen[layer])  # type: ignore[method-assign, assignment]
-        if not _pass_all(model, loader):
-            raise ValueError("the loader gave no batch to take statistics of")
-        for layer, batches in seen.items():
-            _set_running(layer, batches)
-    except BaseException:
-        for layer, buffers in before.items():
-            for key, buffer in buffers.items():
-                layer.get_buffer(key).copy_(buffer)
-        raise
-    finally:
-        for layer, momentum in momenta.items():
-            layer.momentum = momentum
-            layer.__dict__.pop("_update", None)
-            assert layer.num_batches_tracked is not None
-            layer.num_batches_tracked.copy_(before[layer]["num_batches_tracked"])
-        for module, mode in modes.items():
-            module.training = mode
-    return model
+def _evaluate_frozen(layer: nn.Module, inputs: Any) -> None:
+    """Before each call of a layer of torch's; a function with a name, so that a model with it can be pickled."""
+    if getattr(layer, "frozen", False):
+        layer.training = False
 
 
-def _recorder(batches: list[tuple[Tensor, Tensor, Any]]) -> Callable[[Tensor, Tensor, Any], None]:
-    return lambda mean, var, count: batches.append((mean.flatten(), var.flatten(), count))
-
-
-@torch.no_grad()
-def _pass_all(model: nn.Module, loader: Iterable[Any]) -> int:
-    """Show every batch to the model; returns how many there were."""
-    count = 0
-    for batch in loader:
-        model(batch[0] if isinstance(batch, (tuple, list)) else batch)
-        count += 1
-    return count
-
-
-@torch.no_grad()
-def _set_running(layer: RunningNorm, batches: list[tuple[Tensor, Tensor, Any]]) -> None:
-    """The statistics of the union of batches, the variance unbiased."""
-    if not batches or layer.running_mean is None or layer.running_var is None:
-        return
-    means, variances = (torch.stack([batch[i] for batch in batches]) for i in (0, 1))
-    counts = torch.stack([torch.as_tensor(n, dtype=means.dtype, device=means.device) for *_, n in batches])
-    mean, var = pool(means, variances, 0, counts.unsqueeze(1))
-    total = counts.sum()
-    layer.running_mean.copy_(mean.flatten())
-    layer.running_var.copy_(var.flatten() * total / (total - 1).clamp(min=1))
-
-
-def _with_own(model: nn.Module) -> nn.Module:
-    """The model with normcore's layers in place of those of torch that keep running statistics."""
-    model = _exchange(model, _torch.BatchNorms, lambda old: _converted(old, "bn", {}))
-    return _exchange(model, _torch.InstanceNorms, lambda old: _converted(old, "in", {}))
-
-
-def _exchange(model: nn.Module, kinds: Any, make: Callable[[Any], nn.Module]) -> nn.Module:
-    """Put ``make(layer)`` in the place of every layer of some kinds; one that stands in two places stays one."""
-    new: dict[int, nn.Module] = {}
-    places = [(p, layer) for p, layer in model.named_modules(remove_duplicate=False) if isinstance(layer, kinds)]
-    for path, layer in places:
-        if id(layer) not in new:
-            try:
-                new[id(layer)] = make(layer)
-            except Exception as error:  # whatever the constructor of a layer raises
-                raise ValueError(f"{path or 'the model'}: {error}") from error
-    for path, layer in places:
-        if path:
-            parent, _, child = path.rpartition(".")
-            setattr(model.get_submodule(parent), child, new[id(layer)])
-    return new.get(id(model), model)
+def has_hooks(layer: nn.Module) -> bool:
+    """Whether somebody looks at the layer's inputs, outputs or gradients."""
+    kinds = (layer._forward_pre_hooks, layer._forward_hooks, layer._backward_pre_hooks, layer._backward_hooks)
+    return any(hook is not _evaluate_frozen for hooks in kinds for hook in hooks.values())

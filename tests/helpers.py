@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 SHAPES = [(8, 4), (4, 4, 5), (3, 4, 2, 3), (2, 4, 2, 2, 3)]
@@ -62,3 +62,13 @@ def case(*what: object) -> Iterator[None]:
     except BaseException as error:
         error.add_note(f"in the case {', '.join(map(str, what))}")
         raise
+
+
+def filled(layer: nn.Module) -> nn.Module:
+    """Parameters and running statistics as training would leave them, not ones and zeros."""
+    for name, t in (*layer.named_parameters(), *layer.named_buffers()):
+        if t.is_floating_point():
+            nn.init.uniform_(t, 0.5, 2) if "var" in name else nn.init.normal_(t)
+        elif "tracked" in name:
+            t.fill_(7)
+    return layer

@@ -14,7 +14,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor, nn
 
-from normcore import NORMS, convert_norms, freeze_norms, make_norm
+from normcore import NORMS, convert_norms, freeze_norms, make_norm, recalibrate
 
 pytestmark = pytest.mark.skipif(not dist.is_available() or not dist.is_gloo_available(), reason="no gloo here")
 
@@ -55,6 +55,17 @@ def trained(case: Case, share: slice, group: Any = None) -> dict[str, Tensor]:
     return found | {key: b.clone() for key, b in layer.named_buffers()}
 
 
+class OnCPU(nn.SyncBatchNorm):
+    """torch's layer, which trains on a GPU alone; recalibrate looks at its input and its group."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+
+def data_of(rank: int) -> Tensor:
+    return torch.randn(6, 3, 4, generator=torch.Generator().manual_seed(rank), dtype=torch.float64) + 3 * rank
+
+
 def worker(rank: int, folder: Path) -> None:
     torch.set_num_threads(1)
     dist.init_process_group(
@@ -65,6 +76,8 @@ def worker(rank: int, folder: Path) -> None:
     nobody = make_norm("bn", 3, process_group=dist.group.WORLD)
     nobody(torch.empty(0, 3, 4))
     found["nobody"] = nobody.state_dict()
+    sizes = ((1, 3, 2), (4, 0, 2))[rank]
+    found["recalibrated"] = recalibrate(OnCPU(3).double(), data_of(rank).split(sizes)).state_dict()
     torch.save(found, folder / f"{rank}.pt")
     if rank == 0:  # at evaluation nobody waits for the others
         make_norm("bn", 3, process_group=dist.group.WORLD).eval()(torch.randn(2, 3))
@@ -107,13 +120,20 @@ def test_a_batch_that_is_empty_everywhere_moves_no_averages(results: list[Result
     assert layer.num_batches_tracked == 1
 
 
+def test_synchronized_layers_of_torch_are_recalibrated_to_the_data_of_all_processes(results: list[Results]) -> None:
+    data = torch.cat([data_of(rank).movedim(1, -1).flatten(0, -2) for rank in range(2)])
+    for result in results:
+        torch.testing.assert_close(result["recalibrated"]["running_mean"], data.mean(0))
+        torch.testing.assert_close(result["recalibrated"]["running_var"], data.var(0))
+
+
 def test_synchronized_layers_of_torch_stay_synchronized(tmp_path: Path) -> None:
     """Theirs mean all processes when they name no group; where there are no processes, there is nothing to share."""
     assert convert_norms(nn.SyncBatchNorm(3), "bn").process_group is None
     dist.init_process_group("gloo", init_method=f"file://{tmp_path}/meet", rank=0, world_size=1)
     try:
-        for convert in (partial(convert_norms, name="sn"), freeze_norms):
-            assert convert(nn.SyncBatchNorm(3)).process_group is dist.group.WORLD
+        assert convert_norms(nn.SyncBatchNorm(3), "sn").process_group is dist.group.WORLD
+        assert type(freeze_norms(nn.SyncBatchNorm(3))) is nn.SyncBatchNorm
         assert convert_norms(nn.BatchNorm2d(3), "bn").process_group is None
     finally:
         dist.destroy_process_group()

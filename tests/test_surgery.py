@@ -1,32 +1,24 @@
-"""Whole models: what convert_norms keeps, what freeze_norms holds still, what recalibrate estimates."""
+"""Whole models: what convert_norms keeps and refuses, what freeze_norms holds still."""
 
 import copy
 import functools
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+import torch.distributed as dist
+from torch import nn
+from torch.nn.utils import prune
 
 import normcore
-from normcore import convert_norms, freeze_norms, make_norm, recalibrate
+from normcore import convert_norms, freeze_norms, make_norm
 
-from .formulas import flat, moments_over
+from .helpers import filled
 
 DOUBLE = torch.float64
 pytestmark = pytest.mark.usefixtures("seed")
-
-
-def filled(layer: nn.Module) -> nn.Module:
-    """Parameters and running statistics as training would leave them, not ones and zeros."""
-    for name, t in (*layer.named_parameters(), *layer.named_buffers()):
-        if t.is_floating_point():
-            nn.init.uniform_(t, 0.5, 2) if "var" in name else nn.init.normal_(t)
-        elif "tracked" in name:
-            t.fill_(7)
-    return layer
 
 
 class Nested(nn.Module):
@@ -152,10 +144,9 @@ def test_convert_keeps_what_shapes_allow(name: str, dtype: torch.dtype, training
         assert (new.weight.item(), new.bias.item()) == (1, 0)
         assert (new.running_mean.item(), new.running_var.item()) == (0, 1)
         return
-    assert torch.equal(new.weight, old.weight)
-    assert new.weight.data_ptr() != old.weight.data_ptr()
+    assert new.weight is old.weight
     if name != "rms":
-        assert torch.equal(new.bias, old.bias)
+        assert new.bias is old.bias
         assert new.bias.requires_grad
     assert all(p.requires_grad for key, p in new.named_parameters() if key.endswith("_weight"))
 
@@ -187,7 +178,7 @@ def test_convert_keeps_a_frozen_layer_frozen() -> None:
 @pytest.mark.parametrize("name", ["bn", "brn", "rbn", "sn", "fnbb", "fnbl"])
 def test_convert_keeps_the_process_group(name: str) -> None:
     """By which statistics are taken: without it, they would silently be those of one process."""
-    group: Any = object()
+    group = dist.ProcessGroup(0, 1)
     for old in (make_norm("bn", 4, process_group=group), nn.SyncBatchNorm(4, process_group=group)):
         assert convert_norms(old, name).process_group is group
     assert convert_norms(make_norm("bn", 4, process_group=group), "gn").state_dict().keys() == {"weight", "bias"}
@@ -261,7 +252,7 @@ BY_A_CLASS: dict[str, Callable[..., nn.Module]] = {
 @pytest.mark.parametrize("kind", BY_A_CLASS)
 def test_convert_asks_a_layer_of_ones_own_what_it_takes(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(normcore.NORMS, "own", BY_A_CLASS[kind])
-    group: Any = object()
+    group = dist.ProcessGroup(0, 1)
     old = filled(make_norm("bn", 4, eps=0.25, momentum=0.01, bias=False, process_group=group)).eval()
     new = convert_norms(nn.Sequential(copy.copy(old)), "own")[0]
     assert isinstance(new, OwnBatchNorm)
@@ -303,6 +294,119 @@ def test_whatever_a_constructor_raises_names_the_place_and_leaves_the_model(monk
     with pytest.raises(ValueError, match=r"^1: no such device"):
         convert_norms(model, "broken")
     assert list(model) == before
+
+
+# --- what else holds on to a layer: an optimizer, another layer, a hook ---------------------------------------------
+
+
+def test_an_optimizer_from_before_goes_on_with_the_same_parameters() -> None:
+    """Its steps move the new layers' scales."""
+    model = nn.Sequential(nn.Conv2d(2, 4, 1), nn.BatchNorm2d(4), nn.SyncBatchNorm(4), make_norm("in", 4))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    convert_norms(model, "gn")
+    before = [layer.weight.clone() for layer in model[1:]]
+    model(torch.randn(3, 2, 5, 5)).pow(3).sum().backward()
+    optimizer.step()
+    assert all((layer.weight - old).abs().min() > 0 for layer, old in zip(model[1:], before, strict=True))
+
+
+class Tied(nn.Module):
+    """Two layers with one scale, and a third with a scale of its own."""
+
+    def __init__(self, make: Callable[[], nn.Module] = lambda: nn.BatchNorm2d(4)) -> None:
+        super().__init__()
+        self.a, self.b, self.c = make(), make(), make()
+        self.b.weight = self.a.weight
+
+
+@pytest.mark.parametrize("name", sorted(set(TYPES) - {"none", "lrn"}))
+@pytest.mark.parametrize("make", [lambda: nn.BatchNorm2d(4), lambda: make_norm("bn", 4), lambda: make_norm("fnbb", 4)])
+def test_a_weight_that_two_layers_share_stays_one(name: str, make: Callable[[], nn.Module]) -> None:
+    """Also where the new one has another shape."""
+    model = convert_norms(Tied(make), name)
+    assert model.a.weight is model.b.weight
+    assert model.a.weight is not model.c.weight
+    if model.a.bias is not None:
+        assert model.a.bias is not model.b.bias
+
+
+def test_hooks_and_their_handles_outlive_a_conversion() -> None:
+    seen: list[str] = []
+    layer = nn.BatchNorm2d(4)
+    handles = [
+        layer.register_forward_pre_hook(lambda m, _: seen.append(f"before {type(m).__name__}")),
+        layer.register_forward_hook(lambda m, _x, _y: seen.append(f"after {type(m).__name__}")),
+        layer.register_full_backward_hook(lambda m, _dx, _dy: seen.append(f"backward {type(m).__name__}")),
+    ]
+    model = convert_norms(nn.Sequential(nn.Conv2d(2, 4, 1), layer), "gn")
+    x = torch.randn(3, 2, 5, 5)
+    model(x).sum().backward()
+    assert seen == ["before GroupNorm", "after GroupNorm", "backward GroupNorm"]
+    for handle in handles:
+        handle.remove()
+    model(x).sum().backward()
+    assert len(seen) == 3
+
+
+# --- what would be lost --------------------------------------------------------------------------------------------
+
+
+class BatchNormAct(nn.BatchNorm2d):
+    """As others derive from it: with an activation behind it."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.act = nn.ReLU()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.act(super().forward(x))
+
+
+class OwnAct(normcore.GroupNorm):
+    pass
+
+
+def observed() -> nn.Module:
+    layer = nn.BatchNorm2d(4)
+    layer.observer = nn.Identity()
+    return layer
+
+
+def patched() -> nn.Module:
+    layer = nn.BatchNorm2d(4)
+    layer.forward = lambda x: x
+    return layer
+
+
+LOST: dict[str, tuple[Callable[[], nn.Module], str]] = {
+    "derived": (lambda: BatchNormAct(4), r"test_surgery.BatchNormAct is derived from BatchNorm2d, and what it adds"),
+    "derived from ours": (lambda: OwnAct(2, 4), "OwnAct is derived from GroupNorm, and what it adds would be lost"),
+    "parametrized": (
+        lambda: nn.utils.parametrizations.weight_norm(nn.BatchNorm2d(4), dim=None),
+        r"ParametrizedBatchNorm2d computes its weight or bias .* by torch.nn.utils.parametrize.remove_parametrizations",
+    ),
+    "ours, parametrized": (lambda: nn.utils.parametrizations.weight_norm(make_norm("bn", 4), dim=None), "computes"),
+    "pruned": (lambda: prune.l1_unstructured(nn.BatchNorm2d(4), "weight", 2), "BatchNorm2d computes its"),
+    "lazy": (nn.LazyBatchNorm2d, "LazyBatchNorm2d does not know its channels yet: call the model with an input first"),
+    "with a module": (observed, "BatchNorm2d has modules within it or a forward of its own, which would be lost"),
+    "with a forward": (patched, "BatchNorm2d has modules within it or a forward of its own, which would be lost"),
+}
+
+
+@pytest.mark.parametrize("kind", LOST)
+def test_what_would_be_lost_is_refused_with_its_place(kind: str) -> None:
+    make, message = LOST[kind]
+    model = nn.Sequential(nn.BatchNorm2d(4), nn.ModuleDict({"norm": make()}))
+    before = [*model.named_modules()]
+    with pytest.raises(ValueError, match=rf"^1\.norm: .*{message}"):
+        convert_norms(model, "gn")
+    assert [*model.named_modules()] == before
+
+
+def test_a_lazy_layer_is_converted_once_it_knows_its_channels() -> None:
+    model = nn.Sequential(nn.LazyBatchNorm2d())
+    model(torch.randn(2, 6, 3, 3))
+    assert convert_norms(model, "bn")[0].num_features == 6
 
 
 def test_a_converted_network_trains() -> None:
@@ -367,212 +471,63 @@ def test_freezing_leaves_statistics_of_the_batch_alone() -> None:
         torch.testing.assert_close(freeze_norms(nn.Sequential(old)).train()(x), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_freezing_a_model_that_is_a_norm() -> None:
-    layer = freeze_norms(filled(nn.BatchNorm2d(4)))
-    assert isinstance(layer, normcore.BatchNorm)
-    assert "frozen=True" in repr(layer)
+def test_freezing_changes_no_layer_for_another() -> None:
+    """Nor a parameter, nor a hook; derived and parametrized layers are frozen like the others."""
+    seen: list[nn.Module] = []
+    layers = [filled(BatchNormAct(4)), nn.utils.parametrizations.weight_norm(nn.BatchNorm2d(4), dim=None)]
+    model = nn.Sequential(*layers, nn.BatchNorm2d(4), make_norm("bn", 4))
+    model[2].register_forward_hook(lambda m, _x, _y: seen.append(m))
+    before, parameters = [*model.modules()], [*model.parameters()]
+    x = torch.randn(3, 4, 5, 5)
+    expected = copy.deepcopy(model).eval()(x)
+    seen.clear()
+    freeze_norms(freeze_norms(model, affine=False), affine=False).train()
+    torch.testing.assert_close(model(x), expected)
+    assert seen == [model[2]]
+    assert [*model.modules()] == before
+    assert [a is b for a, b in zip(model.parameters(), parameters, strict=True)] == [True] * len(parameters)
+    assert all(len(m._forward_pre_hooks) == (m is not model[3]) for m in model)
 
 
-# --- recalibrate -------------------------------------------------------------------------------------------
+def test_a_frozen_lazy_layer_makes_itself_and_evaluates() -> None:
+    model = freeze_norms(nn.Sequential(nn.LazyBatchNorm2d()), affine=False).train()
+    x = torch.randn(3, 4, 5, 5) + 3
+    torch.testing.assert_close(model(x), x / (1 + model[0].eps) ** 0.5)
 
 
-def population(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and unbiased variance of every channel over all there is."""
-    mean, var = moments_over(flat(x), 0, 2)
-    m = x.numel() // x.shape[1]
-    return mean.flatten(), var.flatten() * m / (m - 1)
+@pytest.mark.parametrize("name", RUNNING)
+def test_a_layer_can_be_set_free(name: str) -> None:
+    model = freeze_norms(nn.Sequential(RUNNING[name]()))
+    layer = model[0]
+    assert layer.frozen
+    if isinstance(layer, nn.SyncBatchNorm):  # in training it wants a GPU
+        return
+    layer.frozen = False
+    model.train()(torch.randn(3, 4, 5, 5) + 3)
+    assert layer.training
+    assert (layer.running_mean != 0).all()
 
 
-def state_of(model: nn.Module) -> dict[str, Any]:
-    attributes = {
-        path: (m.training, getattr(m, "momentum", None), getattr(m, "frozen", None), sorted(vars(m)))
-        for path, m in model.named_modules()
-    }
-    return {**attributes, **{f"{k} requires": p.requires_grad for k, p in model.named_parameters()}}
+def test_frozen_layers_of_torch_stay_frozen_when_they_are_exchanged() -> None:
+    layer = filled(nn.BatchNorm2d(4))
+    x = torch.randn(3, 4, 5, 5)
+    expected = layer.eval()(x)
+    model = convert_norms(freeze_norms(nn.Sequential(layer)), "brn").train()
+    torch.testing.assert_close(model(x), expected)
+    assert "frozen=True" in repr(model)
 
 
-def assert_equal_tensors(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    assert found.keys() == expected.keys()
-    assert [key for key in expected if not torch.equal(found[key], expected[key])] == []
-
-
-@pytest.mark.parametrize("shape", [(14, 3), (14, 3, 4), (14, 3, 4, 5)], ids=len)
-@pytest.mark.parametrize("name", ["bn", "brn", "sn"])
-def test_recalibrated_statistics_are_those_of_all_the_data(name: str, shape: tuple[int, ...]) -> None:
-    """Exactly, however unequal the batches: bare, and first in a tuple or list."""
-    data = torch.randn(shape, dtype=DOUBLE) * torch.arange(1.0, 15).view(-1, *[1] * (len(shape) - 1)) + 100
-    layer = filled(make_norm(name, 3)).double()
-    loader = [data[:7], (data[7:9], torch.zeros(2)), [data[9:14], "labels"]]
-    assert recalibrate(layer, iter(loader)) is layer
-    mean, var = population(data)
-    torch.testing.assert_close(layer.running_mean, mean, rtol=1e-12, atol=0)
-    torch.testing.assert_close(layer.running_var, var, rtol=1e-10, atol=0)
-    assert not layer.running_mean.requires_grad
-
-
-def test_recalibrated_full_norm_has_one_pair() -> None:
-    data = torch.randn(9, 3, 4, 5, dtype=DOUBLE) + torch.arange(3.0).view(3, 1, 1)
-    layer = recalibrate(make_norm("fnbb", 3).double(), data.split((2, 4, 3)))
-    mean, var = population(data.reshape(-1, 1))
-    torch.testing.assert_close(layer.running_mean, mean)
-    torch.testing.assert_close(layer.running_var, var)
-
-
-def test_recalibrated_instance_norm_averages_over_batches() -> None:
-    data = torch.randn(9, 3, 4, 5, dtype=DOUBLE)
-    batches = data.split((2, 4, 3))
-    layer = recalibrate(filled(make_norm("in", 3, track_running_stats=True)).double(), batches)
-    parts = [moments_over(x, 2, 3) for x in batches]
-    mean = torch.stack([m.sum(0).flatten() / len(m) for m, _ in parts]).sum(0) / 3
-    var = torch.stack([v.sum(0).flatten() / len(v) * 20 / 19 for _, v in parts]).sum(0) / 3
-    torch.testing.assert_close(layer.running_mean, mean)
-    torch.testing.assert_close(layer.running_var, var)
-
-
-def test_recalibrated_reference_batch_norm_averages_the_mixed_statistics() -> None:
-    """(m mean_B + mean_ref) / (m + 1), likewise the biased variance, the latter times m / (m - 1)."""
-    reference, data = torch.randn(6, 3, 4, dtype=DOUBLE) + 2, torch.randn(9, 3, 4, dtype=DOUBLE)
-    batches = data.split((2, 4, 3))
-    layer = make_norm("rbn", 3).double()
-    layer.set_reference(reference)
-    recalibrate(layer, batches)
-    fixed = moments_over(reference, 0, 2)
-    means, variances = [], []
-    for x in batches:
-        m = len(x)
-        mean, var = ((m * own + fix) / (m + 1) for own, fix in zip(moments_over(x, 0, 2), fixed, strict=True))
-        means.append(mean.flatten())
-        variances.append(var.flatten() * m / (m - 1))
-    torch.testing.assert_close(layer.running_mean, torch.stack(means).sum(0) / 3)
-    torch.testing.assert_close(layer.running_var, torch.stack(variances).sum(0) / 3)
-    torch.testing.assert_close(layer.reference_mean, fixed[0].flatten())
-
-
-def test_deeper_layers_see_batches_normalized_by_themselves() -> None:
-    """As in training; and what training does besides, dropout say, is left out."""
-    model = nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Dropout(0.5), nn.Linear(4, 3)).double()
-    model.append(make_norm("bn", 3).double())
-    batches = torch.randn(14, 5, dtype=DOUBLE).split((7, 2, 5))
-    recalibrate(model, batches)
-    first = [model[0](x) for x in batches]
-    mean, var = population(torch.cat(first))
-    torch.testing.assert_close(model[1].running_mean, mean)
-    torch.testing.assert_close(model[1].running_var, var)
-    second = []
-    for h in first:
-        m, v = moments_over(h, 0)
-        second.append(model[4](((h - m) / (v + 1e-5).sqrt()).relu()))
-    mean, var = population(torch.cat(second))
-    torch.testing.assert_close(model[5].running_mean, mean)
-    torch.testing.assert_close(model[5].running_var, var)
-
-
-def test_recalibrate_builds_no_graph() -> None:
-    graphs = []
-    model = nn.Sequential(nn.Linear(3, 3), make_norm("bn", 3))
-    model.register_forward_hook(lambda _module, _inputs, y: graphs.append(y.requires_grad))
-    recalibrate(model, torch.randn(6, 3).split(3))
-    assert graphs == [False, False]
-
-
-def test_a_layer_that_is_called_twice_sees_both() -> None:
-    layer, linear = make_norm("bn", 3, affine=False).double(), nn.Linear(3, 3).double()
-    data = torch.randn(8, 3, dtype=DOUBLE) + 4
-    recalibrate(nn.Sequential(layer, linear, layer), [data])
-    mean, var = moments_over(data, 0)
-    mean, var = population(torch.cat((data, linear((data - mean) / (var + 1e-5).sqrt()))))
-    torch.testing.assert_close(layer.running_mean, mean)
-    torch.testing.assert_close(layer.running_var, var)
-
-
-@pytest.mark.parametrize("name", ["bn", "brn", "sn", "rbn", "fnbb"])
-@pytest.mark.parametrize("training", [True, False])
-def test_recalibrate_changes_running_statistics_only(name: str, training: bool) -> None:
-    """Momentum, modes (a part may be at evaluation), counts, weights; and the model can be pickled as before."""
-    layer = filled(make_norm(name, 4, momentum=0.3))
-    model = nn.Sequential(nn.Conv2d(2, 4, 1), layer, nn.Dropout(), nn.Sequential(nn.ReLU())).train(training)
-    model[3].train(not training)
-    if name == "rbn":
-        layer.set_reference(torch.randn(4, 4, 3, 3))
-    attributes, tensors = state_of(model), {k: t.clone() for k, t in model.state_dict().items()}
-    recalibrate(model, torch.randn(9, 2, 5, 5).split(3))
-    assert state_of(model) == attributes
-    moved = {"1.running_mean", "1.running_var"}
-    found = model.state_dict()
-    assert not any(torch.equal(found[key], tensors[key]) for key in moved)
-    assert_equal_tensors(*({k: t for k, t in d.items() if k not in moved} for d in (found, tensors)))
-    assert_equal_tensors(pickle.loads(pickle.dumps(model)).state_dict(), found)
-    assert not any(p.grad is not None for p in model.parameters())
-
-
-def failing(data: Tensor) -> Iterator[Tensor]:
-    yield from data.split(3)
-    raise OSError("the disk is gone")
-
-
-@pytest.mark.parametrize("name", ["bn", "brn", "sn", "rbn", "fnbb", "in"])
-@pytest.mark.parametrize("what", ["loader", "model", "empty"])
-def test_after_an_error_all_is_as_before(name: str, what: str) -> None:
-    options = {"track_running_stats": True} if name == "in" else {}
-    model = nn.Sequential(filled(make_norm(name, 4, **options)), nn.Linear(5, 5), filled(make_norm("bn", 4)))
-    attributes, tensors = state_of(model), {k: t.clone() for k, t in model.state_dict().items()}
-    data = torch.randn(9, 4, 5)
-    loaders: dict[str, tuple[Any, type[Exception], str]] = {
-        "loader": (failing(data), OSError, "the disk is gone"),
-        "model": ([data, torch.randn(3, 4, 6)], RuntimeError, "shapes cannot be multiplied"),
-        "empty": ([], ValueError, "the loader gave no batch to take statistics of"),
-    }
-    loader, error, message = loaders[what]
-    with pytest.raises(error, match=message):
-        recalibrate(model, loader)
-    assert state_of(model) == attributes
-    assert_equal_tensors(model.state_dict(), tensors)
-
-
-def test_frozen_layers_are_left_and_normalize_by_what_they_hold() -> None:
-    frozen = freeze_norms(filled(make_norm("bn", 4)).double())
-    model = nn.Sequential(frozen, make_norm("bn", 4).double())
-    before = {k: t.clone() for k, t in frozen.state_dict().items()}
-    data = torch.randn(9, 4, 3, dtype=DOUBLE)
-    recalibrate(model, data.split(4))
-    assert_equal_tensors(frozen.state_dict(), before)
-    mean, var = population(frozen.eval()(data))
-    torch.testing.assert_close(model[1].running_mean, mean)
-    torch.testing.assert_close(model[1].running_var, var)
-
-
-@pytest.mark.parametrize(
-    "model",
-    [
-        nn.Linear(3, 3),
-        make_norm("gn", 4),
-        nn.BatchNorm1d(3, track_running_stats=False),
-        freeze_norms(nn.BatchNorm1d(3)),
-    ],
-    ids=["none", "of samples", "not tracking", "frozen"],
-)
-def test_a_model_without_running_statistics_is_refused(model: nn.Module) -> None:
-    with pytest.raises(ValueError, match="has no layer with running statistics that are not frozen"):
-        recalibrate(model, [torch.randn(4, 3)])
-
-
-def test_recalibrating_a_model_that_is_a_norm_of_torch() -> None:
-    data = torch.randn(9, 3) + 5
-    layer = recalibrate(nn.BatchNorm1d(3), data.split((4, 5)))
-    assert isinstance(layer, normcore.BatchNorm)
-    torch.testing.assert_close(layer.running_mean, population(data)[0])
-
-
-def test_a_layer_that_no_batch_reaches_keeps_its_statistics() -> None:
-    class Half(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.used, self.unused = make_norm("bn", 3), filled(make_norm("bn", 3))
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.used(x)
-
-    model = Half()
-    before = {k: t.clone() for k, t in model.unused.state_dict().items()}
-    recalibrate(model, [torch.randn(4, 3)])
-    assert_equal_tensors(model.unused.state_dict(), before)
+def test_a_compiled_model_with_frozen_layers_is_compiled_once_for_each_mode() -> None:
+    model = freeze_norms(nn.Sequential(filled(nn.BatchNorm2d(4)), filled(make_norm("bn", 4)))).train()
+    x = torch.randn(3, 4, 5, 5)
+    expected = model(x)
+    compiled = torch.compile(model.train(), backend="eager")
+    counter = torch._dynamo.utils.counters["stats"]
+    try:
+        for _ in range(3):
+            torch.testing.assert_close(compiled.train()(x), expected)
+            first = counter["unique_graphs"]
+            torch.testing.assert_close(compiled(x), expected)
+        assert counter["unique_graphs"] <= first + 1
+    finally:
+        torch._dynamo.reset()

@@ -178,6 +178,6 @@ def test_layers_of_torch_are_exchanged_all_the_same(name: str, monkeypatch: pyte
     lack(name, monkeypatch)
     kinds = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
     kinds = (*kinds, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
-    monkeypatch.setattr(normcore.surgery, "_TORCH_NORMS", (_torch.BatchNorms, _torch.InstanceNorms))
+    monkeypatch.setattr(normcore.surgery, "_TORCH_AVERAGING", (_torch.BatchNorms, _torch.InstanceNorms))
     model = convert_norms(nn.Sequential(*(kind(4) for kind in kinds)), "bn")
     assert [type(layer) for layer in model] == [normcore.BatchNorm] * len(kinds)

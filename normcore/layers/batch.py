@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import check
+from .. import _torch, check
 from ..functional import fused_norm
 from ..kernels import dense, table_dtype
 from .base import Repeatable, RunningNorm
@@ -15,7 +15,7 @@ from .base import Repeatable, RunningNorm
 __all__ = ["BatchNorm", "BatchRenorm", "ClipSchedule"]
 
 
-class BatchNorm(RunningNorm):
+class BatchNorm(RunningNorm, _torch.BatchNormBase):
     r"""Batch Normalization (Ioffe & Szegedy 2015, Algorithms 1 and 2) for any number of spatial axes.
 
     .. math::
@@ -24,7 +24,8 @@ class BatchNorm(RunningNorm):
 
     In training :math:`\mu_c, \sigma_c^2` are the mean and the biased variance of channel c over the batch
     and all positions; at evaluation they are running averages. The twin of ``torch.nn.BatchNorm1d``, ``2d``
-    and ``3d``: the same names, defaults and ``state_dict``. Keras' ``momentum`` is the weight of the old
+    and ``3d``: the same names, defaults and ``state_dict``, and to tools that look for those one of them
+    (``swa_utils.update_bn``, ``SyncBatchNorm.convert_sync_batchnorm``). Keras' ``momentum`` is the weight of the old
     value (0.99), its eps 1e-3, its running variance biased.
 
     Shape: (N, C), (N, C, L), (N, C, H, W) or (N, C, D, H, W), and the same out.
