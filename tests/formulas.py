@@ -278,7 +278,7 @@ LEARNING = [name for name in CASES if name != "lrn"]
 AVERAGING = [name for name in CASES if "momentum" in CASES[name].choices and name != "in"]
 #: those that a kernel of torch's serves, too, if the input is small or contiguous; the others go by the engine alone
 BY_KERNEL = ["bn", "ln", "in", "gn", "fnbb"]
-WAYS = [(name, way) for name in CASES for way in ("kernel", "engine") if way == "engine" or name in BY_KERNEL]
+WAYS = [(name, way) for name in CASES for way in ("kernel", "engine", "plain") if way != "kernel" or name in BY_KERNEL]
 
 
 @st.composite
@@ -318,9 +318,12 @@ def takes(name: str, shape: tuple[int, ...]) -> bool:
 
 @contextmanager
 def route(name: str) -> Iterator[None]:
-    """By the kernel of torch's that serves many a small input ("kernel"), or by the engine whatever the input."""
+    """By the kernel of torch's that serves many a small input ("kernel"), or by the engine whatever the input, in plain
+    operations ("plain") or by the kernels that it has for large ones ("engine")."""
     with pytest.MonkeyPatch.context() as patch:
         if name == "engine":
+            patch.setattr(normcore.kernels, "FEW", 1)
+        if name != "kernel":
             patch.setattr(normcore.RunningNorm, "_suits_batch_norm", lambda self, x: False)
             patch.setattr(normcore.layers.sample, "_native", lambda x, weight: False)
         yield

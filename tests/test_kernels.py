@@ -1,5 +1,7 @@
 """The four passes over memory, each against its sum written out in float64."""
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -16,6 +18,14 @@ dtypes = st.sampled_from(list(ROUNDING))
 layouts = st.sampled_from(LAYOUTS)
 devices = st.sampled_from(DEVICES)
 seeds = st.integers(0, 999)
+
+
+@pytest.fixture(autouse=True, scope="module", params=[1, kernels.FEW], ids=["kernels", "plain"])
+def few(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Small as the inputs are, by torch's kernels; and by plain operations, as such inputs go."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kernels, "FEW", request.param)
+        yield
 
 
 def drawn(shape: list[int], dtype: torch.dtype, layout: str = "contiguous", device: str = "cpu") -> Tensor:

@@ -60,7 +60,7 @@ class Operations(TorchDispatchMode):
 
 def operations() -> list[str]:
     """Of a forward and a backward pass of the engine, and of a second derivative."""
-    x, dy = torch.randn(2, 3, 4, 5, requires_grad=True), torch.randn(2, 3, 4, 5)
+    x, dy = torch.randn(2, 3, 128, 128, requires_grad=True), torch.randn(2, 3, 128, 128)
     with Operations() as mode:
         y = fused_norm(x, batch_mix, None, None, None)[0]
         torch.autograd.grad(y, x, dy)
