@@ -359,6 +359,9 @@ class RunningNorm(Norm):
         self.num_batches_tracked.add_(1)
         for average, value in ((self.running_mean, mean.view(-1)), (self.running_var, var.view(-1))):
             assert average is not None
+            if there is None and self.momentum is not None and average.dtype == value.dtype:
+                average.lerp_(value, self.momentum)
+                continue
             # not rounded before it is averaged: half precision ends at 65,504, and a share of more may well fit
             wide = torch.promote_types(average.dtype, value.dtype)
             m: Any = self.momentum if self.momentum is not None else self.num_batches_tracked.to(wide).reciprocal()
