@@ -41,6 +41,16 @@ def advice(norm: str, judged: Iterable[Judged], comparison: Comparison, ranked: 
     return markdown.table(["the sources say", "we measured"], rows)
 
 
+def resting() -> dict[str, list[str]]:
+    """Statement -> the advice that the sources rest on it, each with the normalizer that it is about."""
+    found: dict[str, list[str]] = {}
+    for norm, entries in read().items():
+        for entry in entries:
+            for statement in entry["sources"]:
+                found.setdefault(statement, []).append(f"[{label(norm)}](/normalizers/{norm}.ipynb): {entry['says']}")
+    return found
+
+
 def _effect(judged: Judged) -> str:
     """The first part of a statement that has an effect, as it was measured; nothing of what has none."""
     if judged.verdict in (NOT_MEASURED, NOT_TESTABLE):
