@@ -46,7 +46,7 @@ def generate() -> list[Path]:
         "status.md": status(), "speed.md": speed(), "statistics.md": report(),
         **{f"{chapter}.md": study(judged, chapter) for chapter in CHAPTERS}, "catdog_overview.md": catdog_overview(),
         "newcomers.md": newcomers(of_newcomers), "newcomers_standing.md": newcomers_standing(compared),
-        "guide.md": guide(compared, judged, ranked), "beside.md": beside(compared, stands),
+        "guide.md": guide(compared, judged, ranked), "beside.md": beside(judged, compared, stands),
     }  # fmt: skip
     for name, experiment in experiments().items():
         of = of_newcomers if name == "compare" else judged
