@@ -14,7 +14,9 @@ from ..compare.standing import mean_values
 from ..errors import LabError
 from ..figures.look import label
 from ..files import read_yaml
+from ..runs.store import Run
 from ..verdicts.claims import NOT_MEASURED, NOT_TESTABLE, Judged
+from ..verdicts.tables import probed
 from . import markdown
 from .guide import REFERENCE, Ranked, difference, link, place_of
 
@@ -81,14 +83,22 @@ def _workload(comparison: Comparison, name: str) -> Workload:
     return next(w for w in comparison.battery.workloads if w.name == name)
 
 
-def everywhere(norm: str, judged: Sequence[Judged], comparison: Comparison, ranked: Ranked) -> str:
-    """What was measured of it: its group in each workload, what a step costs, the statements about it."""
+def everywhere(
+    norm: str, judged: Sequence[Judged], comparison: Comparison, ranked: Ranked, mixed: Sequence[Run] = ()
+) -> str:
+    """What was measured of it: its group in each workload, what a step costs, what it learned, the statements about it.
+
+    Args:
+        mixed: runs with the probe ``mixture``, which looks at what switchable normalization has learned.
+    """
     blocks = []
     places = [_standing(norm, w.name, comparison, ranked) for w in comparison.battery.workloads]
     if lines := [f"- {line}" for line in places if line]:
         blocks += [f"In [the comparison](/runs/compare.ipynb), {comparison.note}", "\n".join(lines)]
     if cost := _cost(norm):
         blocks.append(cost)
+    if norm == "sn":
+        blocks.append(_mixture(mixed))
     own = [j for j in judged if norm in j.normalizers]
     if own:
         blocks += ["The statements about it:", "\n".join(f"- {link(j.id)} {j.statement}" for j in own)]
@@ -109,3 +119,27 @@ def _cost(norm: str) -> str:
         f"as with {label(REFERENCE)}, and keeps {row['saved_mb']:.3g} MB for the backward pass "
         "([speed](/speed.md))."
     )
+
+
+def _mixture(runs: Sequence[Run]) -> str:
+    """How the layers weigh the three kinds of statistics at the end of training, means over seeds."""
+    rows = probed(runs, "mixture")
+    if rows.empty:
+        return f"How its layers weigh the statistics of IN, LN and BN after training: {_GREY}."
+    rows = rows[rows["step"] == rows["steps"]]
+    shares, setting = ["in", "ln", "bn"], ["dataset", "model", "batch_size", "lr", "steps"]
+    blocks = []
+    for (dataset, model, batch, lr, steps), own in rows.groupby(setting, sort=False):
+        means = own.groupby(["layer", "of"], sort=False)[shares].mean()
+        lines = [
+            [layer, *(f"{means.loc[(layer, of), share]:.2f}" for of in ("mean", "var") for share in shares)]
+            for layer in means.index.unique("layer")
+        ]
+        seeds = own["seed"].nunique()
+        blocks.append(
+            f"How its layers weigh the statistics of IN, LN and BN after {steps:,} steps of `{model}` on `{dataset}` "
+            f"with batches of {batch} at the rate {lr:g}: {'one seed' if seeds == 1 else f'means over {seeds} seeds'}."
+        )
+        head = ["layer", *(f"{of}: {label(share)}" for of in ("mean", "variance") for share in shares)]
+        blocks.append(markdown.table(head, lines, "lrrrrrr"))
+    return "\n\n".join(blocks)

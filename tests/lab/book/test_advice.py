@@ -1,5 +1,7 @@
 """When to use a normalizer: what the sources say beside what was measured."""
 
+from dataclasses import replace
+
 import pytest
 
 from normcore.factory import NORMS
@@ -11,6 +13,7 @@ from normcore.lab.verdicts import claims
 from normcore.lab.verdicts.claims import NOT_MEASURED, Judged
 from normcore.lab.verdicts.predicates import REFUTED, Part
 
+from ..helpers import made_up
 from .test_guide import compared
 
 ADVISED = {statement for entries in advice.read().values() for entry in entries for statement in entry["sources"]}
@@ -56,3 +59,18 @@ def test_a_page_has_its_statements_and_costs(norm: str) -> None:
     text = advice.everywhere(norm, [judged(s) for s in ADVISED], comparison, rank(comparison))
     assert ("- [S2-04](#s2-04) It is so." in text) == (norm == "bn")
     assert "A step of the cats and dogs takes" in text
+
+
+def test_what_switchable_normalization_has_learned_is_shown_where_runs_have_looked() -> None:
+    comparison = compared()
+    text = advice.everywhere("sn", [], comparison, rank(comparison))
+    assert 'after training: <span class="nc-unmeasured">not measured here</span>.' in text
+    runs = []
+    for seed, share in enumerate((0.2, 0.4)):
+        columns = {"step": [0, 0, 10, 10], "layer": [1] * 4, "of": ["mean", "var"] * 2, "in": [1 / 3] * 2 + [0.1] * 2,
+                   "ln": [1 / 3] * 2 + [0.9 - share] * 2, "bn": [1 / 3] * 2 + [share, 0.5]}  # fmt: skip
+        runs.append(replace(made_up("sn", seed, [1.0], [0.5]), probes={"mixture": columns}))
+    text = advice.everywhere("sn", [], comparison, rank(comparison), runs)
+    assert "after 10 steps of `lenet5` on `digits` with batches of 32 at the rate 0.01: means over 2 seeds." in text
+    assert "| 1 | 0.10 | 0.60 | 0.30 | 0.10 | 0.60 | 0.50 |" in text
+    assert "How its layers" not in advice.everywhere("bn", [], comparison, rank(comparison), runs)
