@@ -39,41 +39,49 @@ def beside(judged: Sequence[Judged], comparison: Comparison, stands: Mapping[str
 
 _READ = (
     "A row says what one statistic is taken over (N instances, C channels, G groups of them, H·W positions), a column "
-    "what the statistics at evaluation are of. In the drawn block those values are coloured that the outlined one is "
-    "normalized by in training."
+    "whether those of the current input serve at evaluation, too. In the drawn block the values are coloured that the "
+    "outlined one is normalized by in training."
 )
 
 
 def _map(judged: Sequence[Judged]) -> str:
-    """Each normalizer in the row of what one of its statistics is taken over, in the column of when they are taken."""
-    found = {name: facts(name) for name in NORMALIZERS}
-    over = {name: ", ".join(count.formula for count in f["values in a set"] if not isinstance(count, str))
-            for name, f in found.items()}  # fmt: skip
-    when = {name: str(f["statistics at evaluation are of"]) for name, f in found.items()}
-    cards, columns = _cards(judged), list(dict.fromkeys(when.values()))
-    head = "".join(f'<th scope="col">at evaluation of the {column}</th>' for column in columns)
+    """Each normalizer in the row of what one of its statistics is taken over, in the column of whether it evaluates by
+    what it kept."""
+    over, kept = {}, {}
+    for name in NORMALIZERS:
+        known = facts(name)
+        over[name] = "<br>".join(c.formula for c in known["values in a set"] if not isinstance(c, str))
+        kept[name] = str(known["statistics at evaluation are of"])
+    cards = _cards(judged, kept)
+    columns = {"at evaluation by the current input": False, "at evaluation by what was kept": True}
+    head = "".join(f'<th scope="col">{column}</th>' for column in columns)
     rows = []
     for row in dict.fromkeys(over.values()):
-        cells = [(column, "".join(cards[n] for n in NORMALIZERS if (over[n], when[n]) == (row, column)))
-                 for column in columns]  # fmt: skip
-        shown = "".join(f'<td data-when="at evaluation of the {column}">{cell}</td>' for column, cell in cells)
-        rows.append(f'<tr><th scope="row">{row.replace(", ", "<br>")}</th>{shown}</tr>')
+        shown = ""
+        for column, keeps in columns.items():
+            there = [name for name in NORMALIZERS if over[name] == row and (kept[name] != _CURRENT) == keeps]
+            shown += f'<td data-when="{column}">{"".join(cards[name] for name in there)}</td>'
+        rows.append(f'<tr><th scope="row">{f"{row} values" if row.isdigit() else row}</th>{shown}</tr>')
     return markdown.raw(
         f'<table class="table nc-map"><thead><tr><th scope="col">a statistic is of</th>{head}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table>"
     )
 
 
-def _cards(judged: Sequence[Judged]) -> dict[str, str]:
-    """What stands in the map of each normalizer: the drawn block, its name and year, what a step of training costs, and
-    how many of the statements about it came off how."""
+_CURRENT = "current input"
+
+
+def _cards(judged: Sequence[Judged], kept: Mapping[str, str]) -> dict[str, str]:
+    """What stands in the map of each normalizer: the drawn block, its name and year, what kept statistics it evaluates
+    by, what a step of training costs, and how many of the statements about it came off how."""
     try:
         costs = step_costs().set_index("variant")["of_bn"].to_dict()
     except LabError:
         costs = {}
     cards = {}
     for name in NORMALIZERS:
-        lines = [f"a step: {costs[name]:.2f} of {label(REFERENCE)}'s"] if name in costs else []
+        lines = [f"by {kept[name]}"] if kept[name] != _CURRENT else []
+        lines += [f"a step: {costs[name]:.2f} of {label(REFERENCE)}'s"] if name in costs else []
         counts = Counter(j.verdict for j in judged if name in j.normalizers)
         if decided := [f"{counts[v]} {v}" for v in (SUPPORTED, REFUTED, MIXED) if counts[v]]:
             lines.append(f'<a href="claims.html#{urlencode({"normalizer": name})}">{", ".join(decided)}</a>')

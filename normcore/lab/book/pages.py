@@ -37,7 +37,8 @@ def generate() -> list[Path]:
     """Write all generated parts; returns their paths."""
     judged, of_newcomers, compared = judge_all(), judge_all("newcomers"), compare.Comparison.shown()
     ranked, complete = rank(compared), {name: e.complete() for name, e in experiments().items()}
-    stands = {norm: everywhere(norm, judged, compared, ranked) for norm in NORMALIZERS}
+    mixed = [run for shown in complete.values() for _, runs in shown for run in runs if "mixture" in run.probes]
+    stands = {norm: everywhere(norm, judged, compared, ranked, mixed) for norm in NORMALIZERS}
     folder = paths.root() / "book" / "_generated"
     parts = {
         "front.md": front(judged, compared, ranked), "documents.md": documents(), "cite.md": cite(),
@@ -89,6 +90,7 @@ def _with_care(experiment: Experiment) -> list[str]:
     cells = nbformat.read(experiment.notebook, as_version=4).cells
     found = [c.source.partition(_CARE)[2] for c in cells if c.cell_type == "markdown" and _CARE in c.source]
     lines = re.sub(r"\]\((\w+\.ipynb)", r"](../runs/\1", " ".join(" ".join(found).split()))
+    lines = re.sub(r"\]\(#(s\d-\d+)\)", r"](\1.md)", lines)
     return [line.strip() for line in lines.split(" - ")] if found else []
 
 

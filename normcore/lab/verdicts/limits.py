@@ -192,4 +192,6 @@ def _between(bounds: Sequence[tuple[float, float]], part: Part) -> str:
 
 def _number(value: float, part: Part) -> str:
     """As precise as the part itself is written."""
-    return f"{value:+,.0f}" if abs(part.effect.mean) >= 100 else f"{value:+.4f}"
+    if abs(part.effect.mean) >= 100:
+        return f"{value:+,.0f}"
+    return f"{value:+.4f}" if abs(value) >= 5e-4 else f"{value:+.1g}"

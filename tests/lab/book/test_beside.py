@@ -32,8 +32,8 @@ def test_the_map_has_every_normalizer_once_where_its_statistics_put_it() -> None
     assert sorted(found) == sorted(f"normalizers/{name}.html" for name in set(NORMS) - {"none"})
     rows = {row.th.get_text(" "): row for row in table.select("tbody tr") if row.th}
     bn = rows["N·H·W"].select(".nc-card")[0]
-    assert bn.find_parent("td")["data-when"] == "at evaluation of the running averages"
-    assert bn.get_text(" ", strip=True).startswith("BN 2015")
+    assert bn.find_parent("td")["data-when"] == "at evaluation by what was kept"
+    assert bn.get_text(" ", strip=True).startswith("BN 2015 by running averages")
     assert bn.get_text(" ", strip=True).endswith("1 supported, 1 refuted")
     assert bn.svg is not None
     assert [card.a.text for card in rows["C·H·W"].select(".nc-card")] == ["LN", "RMSNorm"]
