@@ -5,7 +5,7 @@
 
 import html
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from .. import paths
 from ..bench.steps import step_costs
@@ -14,6 +14,7 @@ from ..compare.standing import mean_values
 from ..errors import LabError
 from ..figures.look import label
 from ..files import read_yaml
+from ..runs.experiments import Experiment
 from ..runs.store import Run
 from ..verdicts.claims import NOT_MEASURED, NOT_TESTABLE, Judged
 from ..verdicts.tables import probed
@@ -21,6 +22,14 @@ from . import markdown
 from .guide import REFERENCE, Ranked, difference, link, place_of
 
 _GREY = '<span class="nc-unmeasured">not measured here</span>'
+
+
+class Shown(NamedTuple):
+    """What the page of an experiment shows."""
+
+    experiment: Experiment
+    profile: str
+    runs: Sequence[Run]
 
 
 def read() -> dict[str, list[dict[str, Any]]]:
@@ -84,12 +93,13 @@ def _workload(comparison: Comparison, name: str) -> Workload:
 
 
 def everywhere(
-    norm: str, judged: Sequence[Judged], comparison: Comparison, ranked: Ranked, mixed: Sequence[Run] = ()
+    norm: str, judged: Sequence[Judged], comparison: Comparison, ranked: Ranked, shown: Sequence[Shown] = ()
 ) -> str:
-    """What was measured of it: its group in each workload, what a step costs, what it learned, the statements about it.
+    """What was measured of it: its group in each workload, what a step costs, what it learned, the statements about it,
+    its runs.
 
     Args:
-        mixed: runs with the probe ``mixture``, which looks at what switchable normalization has learned.
+        shown: every experiment.
     """
     blocks = []
     places = [_standing(norm, w.name, comparison, ranked) for w in comparison.battery.workloads]
@@ -98,11 +108,24 @@ def everywhere(
     if cost := _cost(norm):
         blocks.append(cost)
     if norm == "sn":
-        blocks.append(_mixture(mixed))
+        blocks.append(_mixture([run for one in shown for run in one.runs]))
     own = [j for j in judged if norm in j.normalizers]
     if own:
         blocks += ["The statements about it:", "\n".join(f"- {link(j.id)} {j.statement}" for j in own)]
+    if rows := [row for one in shown if (row := _ran(norm, one))]:
+        blocks += [
+            "Its runs in the experiments:",
+            markdown.table(["experiment", "profile", "runs", "seeds"], rows, "llrr"),
+        ]
     return "\n\n".join(blocks) or "Nothing so far."
+
+
+def _ran(norm: str, shown: Shown) -> list[object]:
+    """A row on the runs of a normalizer in an experiment; empty where it has none."""
+    own = [run for run in shown.runs if run.config.norm == norm]
+    seeds = len({run.config.seed for run in own})
+    link = f"[{shown.experiment.title}](/{shown.experiment.page}.ipynb)"
+    return [link, f"`{shown.profile}`", len(own), seeds] if own else []
 
 
 def _cost(norm: str) -> str:

@@ -23,7 +23,7 @@ from ..verdicts.claims import VERDICTS, Judged, judge_all, read
 from ..verdicts.history import history
 from ..verdicts.simulation import report
 from . import explorer, statements
-from .advice import advice, everywhere, resting
+from .advice import Shown, advice, everywhere, resting
 from .beside import beside
 from .front import cite, documents, front, overview_svg
 from .guide import NORMALIZERS, guide, link, rank
@@ -37,8 +37,8 @@ def generate() -> list[Path]:
     """Write all generated parts; returns their paths."""
     judged, of_newcomers, compared = judge_all(), judge_all("newcomers"), compare.Comparison.shown()
     ranked, complete = rank(compared), {name: e.complete() for name, e in experiments().items()}
-    mixed = [run for shown in complete.values() for _, runs in shown for run in runs if "mixture" in run.probes]
-    stands = {norm: everywhere(norm, judged, compared, ranked, mixed) for norm in NORMALIZERS}
+    shown = [Shown(find(name), *profiles[0]) for name, profiles in complete.items() if profiles]
+    stands = {norm: everywhere(norm, judged, compared, ranked, shown) for norm in NORMALIZERS}
     folder = paths.root() / "book" / "_generated"
     parts = {
         "front.md": front(judged, compared, ranked), "documents.md": documents(), "cite.md": cite(),

@@ -8,6 +8,7 @@ from normcore.factory import NORMS
 from normcore.lab.book import advice
 from normcore.lab.book.guide import rank
 from normcore.lab.compare.battery import workloads
+from normcore.lab.runs.experiments import find
 from normcore.lab.stats import Interval
 from normcore.lab.verdicts import claims
 from normcore.lab.verdicts.claims import NOT_MEASURED, Judged
@@ -70,7 +71,11 @@ def test_what_switchable_normalization_has_learned_is_shown_where_runs_have_look
         columns = {"step": [0, 0, 10, 10], "layer": [1] * 4, "of": ["mean", "var"] * 2, "in": [1 / 3] * 2 + [0.1] * 2,
                    "ln": [1 / 3] * 2 + [0.9 - share] * 2, "bn": [1 / 3] * 2 + [share, 0.5]}  # fmt: skip
         runs.append(replace(made_up("sn", seed, [1.0], [0.5]), probes={"mixture": columns}))
-    text = advice.everywhere("sn", [], comparison, rank(comparison), runs)
+    shown = [advice.Shown(find("fashion-lenet"), "quick", runs)]
+    text = advice.everywhere("sn", [], comparison, rank(comparison), shown)
     assert "after 10 steps of `lenet5` on `digits` with batches of 32 at the rate 0.01: means over 2 seeds." in text
     assert "| 1 | 0.10 | 0.60 | 0.30 | 0.10 | 0.60 | 0.50 |" in text
-    assert "How its layers" not in advice.everywhere("bn", [], comparison, rank(comparison), runs)
+    assert "| [LeNet-5 on Fashion-MNIST, with and without BN](/runs/fashion_lenet.ipynb) | `quick` | 2 | 2 |" in text
+    of_another = advice.everywhere("bn", [], comparison, rank(comparison), shown)
+    assert "How its layers" not in of_another
+    assert "fashion_lenet" not in of_another
