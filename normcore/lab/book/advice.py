@@ -81,7 +81,8 @@ def _standing(norm: str, name: str, comparison: Comparison, ranked: Ranked) -> s
     if norm == REFERENCE:
         means = mean_values(scores, workload)
         best = str(means.index[0])
-        words = "" if best == norm else f"; {label(best)} minus {label(norm)} {difference(scores, workload, best)}"
+        apart = difference(scores, workload, best)
+        words = "" if best == norm else f"; the best, {label(best)}, minus {label(norm)} {apart}"
     else:
         apart = difference(scores, workload, norm)
         words = f"; minus {label(REFERENCE)} {apart}" if apart else ""
@@ -104,12 +105,13 @@ def everywhere(
     blocks = []
     places = [_standing(norm, w.name, comparison, ranked) for w in comparison.battery.workloads]
     if lines := [f"- {line}" for line in places if line]:
-        blocks += [f"In [the comparison](/runs/compare.ipynb), {comparison.note}", "\n".join(lines)]
+        blocks += [f"In [the comparison](/runs/compare.ipynb). {comparison.note}", "\n".join(lines)]
     if cost := _cost(norm):
         blocks.append(cost)
     if norm == "sn":
         blocks.append(_mixture([run for one in shown for run in one.runs]))
-    own = [j for j in judged if norm in j.normalizers]
+    advised = {s for entry in read().get(norm, []) for s in entry["sources"]}
+    own = [j for j in judged if norm in j.normalizers or j.id in advised]
     if own:
         blocks += ["The statements about it:", "\n".join(f"- {link(j.id)} {j.statement}" for j in own)]
     if rows := [row for one in shown if (row := _ran(norm, one))]:
@@ -137,10 +139,10 @@ def _cost(norm: str) -> str:
     if norm not in costs.index:
         return ""
     row = costs.loc[norm]
+    beside = "" if norm == REFERENCE else f", {row['of_bn']:.2f} times as long as with {label(REFERENCE)},"
     return (
-        f"A step of the cats and dogs takes {row['ms']:.3g} ms on one core of a CPU, {row['of_bn']:.2f} times as long "
-        f"as with {label(REFERENCE)}, and keeps {row['saved_mb']:.3g} MB for the backward pass "
-        "([speed](/speed.md))."
+        f"A training step of the network of the cats and dogs takes {row['ms']:.3g} ms on one core of a CPU{beside} "
+        f"and keeps {row['saved_mb']:.3g} MB for the backward pass ([speed](/speed.md))."
     )
 
 

@@ -50,7 +50,7 @@ def test_what_was_measured_stands_beside_what_is_said() -> None:
 def test_of_another_normalizer_its_difference_from_bn_is_said() -> None:
     comparison = compared()
     text = advice.everywhere("in", [judged(s) for s in ADVISED], comparison, rank(comparison))
-    assert "- [Batches of 2](#guide-batch-2): group 2 of 3; minus BN -0.1 [" in text
+    assert "- [Batches of 2](#guide-batch-2): group 2 of 3; minus BN -0.100" in text
     assert "guide-transformer" not in text  # where it cannot stand
 
 
@@ -59,7 +59,7 @@ def test_a_page_has_its_statements_and_costs(norm: str) -> None:
     comparison = compared()
     text = advice.everywhere(norm, [judged(s) for s in ADVISED], comparison, rank(comparison))
     assert ("- [S2-04](#s2-04) It is so." in text) == (norm == "bn")
-    assert "A step of the cats and dogs takes" in text
+    assert "A training step of the network of the cats and dogs takes" in text
 
 
 def test_what_switchable_normalization_has_learned_is_shown_where_runs_have_looked() -> None:
