@@ -39,8 +39,8 @@ def beside(judged: Sequence[Judged], comparison: Comparison, stands: Mapping[str
 
 _READ = (
     "A row says what one statistic is taken over (N instances, C channels, G groups of them, H·W positions), a column "
-    "whether those of the current input serve at evaluation, too. In the drawn block the values are coloured that the "
-    "outlined one is normalized by in training."
+    "whether the layer evaluates by the current input alone or by statistics that it kept. In the drawn block the "
+    "values are coloured that the outlined one is normalized by in training."
 )
 
 
@@ -53,7 +53,7 @@ def _map(judged: Sequence[Judged]) -> str:
         over[name] = "<br>".join(c.formula for c in known["values in a set"] if not isinstance(c, str))
         kept[name] = str(known["statistics at evaluation are of"])
     cards = _cards(judged, kept)
-    columns = {"at evaluation by the current input": False, "at evaluation by what was kept": True}
+    columns = {"at evaluation by the current input alone": False, "at evaluation by what was kept": True}
     head = "".join(f'<th scope="col">{column}</th>' for column in columns)
     rows = []
     for row in dict.fromkeys(over.values()):

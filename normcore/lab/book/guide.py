@@ -122,11 +122,12 @@ def _workload(
         for norm in group:
             rows.append([place, label(norm), f"{means[norm]:#.4g}", difference(scores, workload, norm)])
     says = in_short(scores, workload, ranked)
+    head = ["group", "normalizer", workload.unit, f"minus {label(REFERENCE)}"]
     blocks = [
         f"(guide-{workload.name})=\n## {workload.title}",
         _item(answers, workload.title, says),
         f"{workload.asks} **{says}**",
-        markdown.table(["group", "normalizer", workload.unit, f"minus {label(REFERENCE)}"], rows, "rlrr"),
+        f"::::{{div}} nc-groups\n{markdown.table(head, rows, 'rlrr')}\n::::",
     ]
     cannot = [label(n) for n in comparison.battery.norms if workload.name in comparison.battery.cannot(n)]
     return "\n\n".join([*blocks, *cannot_stand(cannot), *_advice(answers, statements)])
