@@ -161,7 +161,7 @@ def in_figures(row: Mapping[Any, Any]) -> str:
     """The difference of a row of :func:`normcore.lab.compare.standing.standing` with its interval."""
     width = row["high"] - row["low"]
     digits = min(5, max(0, 1 - math.floor(math.log10(width)))) if width > 0 else 3  # two of the interval's width
-    return f"{row['difference']:+.{digits}f} [{row['low']:+.{digits}f}, {row['high']:+.{digits}f}]"
+    return f"{row['difference']:+z.{digits}f} [{row['low']:+z.{digits}f}, {row['high']:+z.{digits}f}]"
 
 
 def in_short(scores: pd.DataFrame, workload: Workload, ranked: Sequence[Sequence[str]]) -> str:

@@ -81,7 +81,7 @@ def workloads(
     studies.append(Workload(SEARCH, "Learning rates", asks, "decades", (0, 1), least=0.25, unit=unit))
     for name, (title, what) in TEXTS.items():
         asks = f"How well does it predict the next character, in {what}?"
-        unit = "loss (nats a character)"
+        unit = "loss in nats a character"
         studies.append(Workload(name, f"Text, {title}", asks, "test_loss", lower=True, least=0.02, unit=unit))
     return studies
 
