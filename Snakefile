@@ -156,6 +156,7 @@ rule pages:
         "book/newcomers.yml",
         "book/guide.yml",
         "book/advice.yml",
+        "data/results/history.yml",
         "book/_toc.yml",
         [f"notebooks/normalizers/{name}.ipynb" for name in LAYERS],
         BENCHMARKS,

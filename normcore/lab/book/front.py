@@ -34,7 +34,7 @@ def front(judged: Sequence[Judged], compared: Comparison, ranked: Ranked) -> str
     clear = sorted((j for j in judged if not math.isnan(j.p)), key=lambda j: j.p)
     for verdict in (SUPPORTED, REFUTED):
         found += [_most_clearly(one) for one in [j for j in clear if j.verdict == verdict][:1]]
-    blocks = [_bar(judged), "\n".join(f"- {line}" for line in found)]
+    blocks = [_bar(judged), _rest(judged), "\n".join(f"- {line}" for line in found)]
     if ranked:
         blocks.append(raw(_small_batches(compared)))
     return "\n\n".join(filter(None, blocks))
@@ -49,6 +49,17 @@ def _bar(judged: Sequence[Judged]) -> str:
         for v in VERDICTS if counts[v]
     )  # fmt: skip
     return raw(f'<div class="nc-bar" role="group" aria-label="The verdicts on {len(judged)} statements">{parts}</div>')
+
+
+def _rest(judged: Sequence[Judged]) -> str:
+    """How many runs the verdicts rest on, and with how many seeds at least what is decided was decided."""
+    leaves = [leaf for one in judged for leaf in one.leaves]
+    runs = {run.key for leaf in leaves for run in leaf.runs}
+    looks = [leaf.look for leaf in leaves if leaf.look and leaf.verdict in (SUPPORTED, REFUTED)]
+    if not looks:
+        return ""
+    least = f"nothing that varies was decided with fewer than {min(looks)} seeds"
+    return f"The verdicts rest on {len(runs):,} training runs; {least}."
 
 
 def _most_clearly(judged: Judged) -> str:
