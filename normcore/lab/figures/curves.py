@@ -12,7 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from ..stats import intervals, spread
-from .look import AXES, Html, Style, beside, captioned, legend_of, log_scale, numbers_of, panel, same_y, styles
+from .look import AXES, Html, Style, beside, captioned, legend_of, log_scale, panel, same_y, styles
+from .words import contrast
 
 _SPLITS = {"train": "training"}  # what a split is called
 
@@ -76,9 +77,13 @@ def interactive_curves(
     for (value, look), (split, metric, label) in itertools.product(facets.items(), panels):
         rows = frame[(frame["split"] == split) & (frame[facet].astype(str) == value if look else True)]
         own = split in ("train", "batch", "validation", "test")
-        title = look.label if look else f"{_SPLITS.get(split, split)} {metric}" if own else metric.replace("_", " ")
+        what = f"{_SPLITS.get(split, split)} {metric}" if own else metric.replace("_", " ")
+        title = look.label if look else what
+        ends, at = _ends(rows, metric, by, x)
+        measure = f"{split}_{metric}" if own else f"{split}.{metric}"
         with panel() as (figure, axes):
             figure.numbers = numbers = draw_curves(axes, rows, metric, by=by, x=x, looks=looks)
+            figure.seen = contrast(ends, metric, by, looks, what=f"{what} {at}", of=title, measure=measure)
             axes.set(xlabel=AXES.get(x, x), ylabel=label, title=title)
             axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8 if x == "epoch" else 6))
             if numbers[x].max() > 2000:
@@ -94,8 +99,26 @@ def interactive_curves(
         {"title": title, "line": _pixels(figure.axes[0]), "series": _series(numbers, by, x, looks)}
         for (title, numbers), figure in zip(data, figures, strict=True)
     ]
-    payload = html.escape(json.dumps({"x": AXES.get(x, x), "panels": points}, separators=(",", ":"), allow_nan=False))
-    return Html(captioned(body, caption, f' data-curves="{payload}"', numbers_of(figures)))
+    seeds = pd.concat([numbers for _, numbers in data]).groupby(by)["n"].min()
+    known = {
+        "x": AXES.get(x, x), "lower": panels[0][1] == "loss", "panels": points,
+        "seeds": {str(name): int(n) for name, n in seeds.items()},
+    }  # fmt: skip
+    payload = html.escape(json.dumps(known, separators=(",", ":"), allow_nan=False))
+    return Html(captioned(body, caption, figures, f' data-curves="{payload}"'))
+
+
+def _ends(rows: pd.DataFrame, metric: str, by: str, x: str) -> tuple[pd.DataFrame, str]:
+    """The last point of each run up to where all lines come, and which that is, in words; a run that stopped in the
+    last quarter or before, as one that diverged did, has none."""
+    there = rows.dropna(subset=[metric])
+    last = there["step"].groupby(there["key"]).transform("max")
+    whole = there[last > 0.75 * there["steps"]]
+    ends = whole.groupby(by)[x].max()
+    shared = whole[whole[x] <= ends.min() * (1 + 1e-9)]
+    at = "at the end" if ends.nunique() == 1 else f"after {ends.min():,.0f} {AXES.get(x, x)}"
+    some = ", of runs that came to it" if len(whole) < len(there) else ""
+    return shared.loc[shared.groupby([by, "key"])[x].idxmax()], at + some
 
 
 def _pixels(axes: Axes) -> list[float]:

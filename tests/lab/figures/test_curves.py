@@ -80,9 +80,9 @@ def test_the_cursor_of_a_curve_stands_on_its_points() -> None:
     root = ET.fromstring(drawing[0])
     lines = [g for g in root.iter() if g.get("data-series") == "bn"]
     paths = [p.get("d") or "" for g in lines for p in g if "fill: none" in (p.get("style") or "")]
-    xs = [float(v) for v in re.findall(r"[ML] ([\d.]+) ", paths[0])]
+    xs = [float(v) for v in re.findall(r"([\d.]+) [\d.]+", paths[0])]
     zero, unit = data["panels"][0]["line"][:2]
-    assert xs == pytest.approx([zero + unit * epoch for epoch in (1, 2, 3)], abs=0.01)
+    assert xs == pytest.approx([zero + unit * epoch for epoch in (1, 2, 3)], abs=0.06)
 
 
 def swept(sizes: dict[str, list[int]]) -> list[Run]:
