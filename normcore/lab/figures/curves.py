@@ -15,6 +15,7 @@ from ..stats import intervals, spread
 from .look import AXES, Html, Style, beside, captioned, legend_of, log_scale, panel, same_y, styles
 from .words import contrast
 
+POINTS = 40  # of a line that can be read off, at most
 _SPLITS = {"train": "training"}  # what a split is called
 
 
@@ -109,16 +110,16 @@ def interactive_curves(
 
 
 def _ends(rows: pd.DataFrame, metric: str, by: str, x: str) -> tuple[pd.DataFrame, str]:
-    """The last point of each run up to where all lines come, and which that is, in words; a run that stopped in the
-    last quarter or before, as one that diverged did, has none."""
+    """The last points that all lines have, and where that is, in words; without runs that stopped in the last quarter
+    or before, as those that diverged did."""
     there = rows.dropna(subset=[metric])
     last = there["step"].groupby(there["key"]).transform("max")
     whole = there[last > 0.75 * there["steps"]]
-    ends = whole.groupby(by)[x].max()
-    shared = whole[whole[x] <= ends.min() * (1 + 1e-9)]
-    at = "at the end" if ends.nunique() == 1 else f"after {ends.min():,.0f} {AXES.get(x, x)}"
+    lines = whole.groupby(x)[by].nunique()
+    shared = lines.index[lines == whole[by].nunique()].max()
+    at = "at the end" if (whole.groupby(by)[x].max() == shared).all() else f"after {shared:,.0f} {AXES.get(x, x)}"
     some = ", of runs that came to it" if len(whole) < len(there) else ""
-    return shared.loc[shared.groupby([by, "key"])[x].idxmax()], at + some
+    return whole[whole[x] == shared], at + some
 
 
 def _pixels(axes: Axes) -> list[float]:
@@ -134,10 +135,16 @@ def _pixels(axes: Axes) -> list[float]:
 
 def _series(numbers: pd.DataFrame, by: str, x: str, looks: Mapping[str, Style]) -> dict[str, Any]:
     found = {}
-    for name, line in numbers.groupby(by, sort=False):
+    for name, whole in numbers.groupby(by, sort=False):
+        line = thinned(whole)
         columns = {c: [_plain(v) for v in line[c]] for c in ("mean", "low", "high")}
         found[str(name)] = {"label": looks[str(name)].label, "x": [_plain(v) for v in line[x]], **columns}
     return found
+
+
+def thinned(line: pd.DataFrame) -> pd.DataFrame:
+    """At most ``POINTS`` rows, evenly, the last among them: what is read off a line."""
+    return line.iloc[::-1].iloc[:: -(-len(line) // POINTS)].iloc[::-1]
 
 
 def _plain(value: float) -> float | None:

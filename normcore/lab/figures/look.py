@@ -177,6 +177,7 @@ def svg(figure: Figure, background: str | None = None) -> str:
     text = re.sub(r"'DejaVu Sans'[^;\"]*", "system-ui, sans-serif", text)
     text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)
     text = re.sub(r' (?:d|x|y|transform)="[^"]*"', _lean, text)
+    text = re.sub(r'<use [^>]* style="([^"]*)"/>(?:\s*<use [^>]* style="\1"/>)+', _alike, text)
     text = re.sub(r"\s*\n\s*", "\n", text)
     return text.replace(TEXT, "currentColor" if background is None else "#222222")
 
@@ -185,6 +186,12 @@ def _lean(places: re.Match[str]) -> str:
     """Places to a tenth of a point, and a path that goes on in lines as it began."""
     rounded = re.sub(r"-?\d+\.\d{2,}", lambda number: f"{round(float(number[0]), 1):g}", places[0])
     return re.sub(r"(?<=\d) *\nL (?=[\d-])", " ", rounded)
+
+
+def _alike(markers: re.Match[str]) -> str:
+    """Markers that look alike, as a group that does."""
+    style = f' style="{markers[1]}"'
+    return f"<g{style}>{markers[0].replace(style, '')}</g>"
 
 
 #: what stands at the axes
