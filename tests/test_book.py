@@ -368,7 +368,7 @@ def test_curves_are_switched_and_stepped_through_by_keyboard(site: Path, reader:
     assert not line.is_visible()
     watched.page.keyboard.press("Space")  # the table is another, and the same box has the focus
     assert line.is_visible()
-    figure.get_by_label("only none", exact=True).click()
+    figure.get_by_label("only this: none", exact=True).click()
     assert not line.is_visible()
     figure.get_by_role("button", name="all", exact=True).click()
     assert line.is_visible()
@@ -441,7 +441,7 @@ def test_runs_are_explored_from_a_disk_and_the_view_stands_in_the_address(site: 
     assert values == sorted(values, reverse=True)  # accuracy: the best first
     assert page.locator("#nc-explorer .nc-picture > svg g[data-line]").count() == rows.count()
     bn = next(i for i, name in enumerate(names) if name.strip() == "BN")
-    rows.nth(bn).get_by_role("button", name="only BN", exact=True).click()
+    rows.nth(bn).get_by_role("button", name="only this: BN", exact=True).click()
     assert page.locator("#nc-explorer .nc-picture > svg g[data-line]").count() == 1
     assert "off=" in page.url
     page.reload()

@@ -43,7 +43,7 @@
     };
     const only = (kept) => {
       off.clear();
-      for (const line of lines) if (line !== kept) off.add(line.name);
+      for (const { name } of lines) if (name !== kept) off.add(name);
     };
     const buttons = element("p", { class: "nc-buttons" }, button("all", () => off.clear()), button("none", () => only(null)));
 
@@ -104,8 +104,8 @@
         if (!off.delete(line.name)) off.add(line.name);
         show();
       });
-      const alone = button("only this", () => only(line));
-      alone.setAttribute("aria-label", `only ${line.name}`);
+      const alone = button("only this", () => only(line.name));
+      alone.setAttribute("aria-label", `only this: ${line.name}`);
       const beside = rival(line, read);
       const cells = line.found.flatMap(({ mean, low, high }, i) => {
         const range = line.seeds < 5 ? " range" : "";

@@ -20,7 +20,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from ..stats import MIN_SEEDS
 from .words import Contrast, told
@@ -174,8 +174,13 @@ def svg(figure: Figure, background: str | None = None) -> str:
     text = text[text.index("<svg") :]
     text = re.sub(r'id="series:([^"]+)"', r'data-series="\1"', text)
     text = re.sub(r'<g id="\w+"', "<g", text)  # the same ids in every figure of a page help nobody
-    text = re.sub(r"'DejaVu Sans'[^;\"]*", "system-ui, sans-serif", text)
+    text = re.sub(r" font-family: 'DejaVu Sans'[^;\"]*;", "", text)
+    text = text.replace("<svg ", '<svg font-family="system-ui, sans-serif" ', 1)
     text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)
+    text = re.sub(r' transform="rotate\(-0 [^"]*"', "", text)  # of words that are not turned
+    text = re.sub(
+        rf'(<use [^>]*) style="fill: {TEXT}; stroke: {TEXT}[^"]*"/>', r"\1/>", text
+    )  # of ticks: their path has it
     text = re.sub(r' (?:d|x|y|transform)="[^"]*"', _lean, text)
     text = re.sub(r'<use [^>]* style="([^"]*)"/>(?:\s*<use [^>]* style="\1"/>)+', _alike, text)
     text = re.sub(r"\s*\n\s*", "\n", text)
@@ -317,7 +322,7 @@ def log_scale(axes: Axes) -> None:
     low, high = axes.get_ylim()
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 1000 * low else (1,)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.yaxis.set_minor_locator(NullLocator())
 
 
 def legend_of(looks: Mapping[str, Style]) -> str:
