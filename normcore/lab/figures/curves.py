@@ -78,13 +78,13 @@ def interactive_curves(
     for (value, look), (split, metric, label) in itertools.product(facets.items(), panels):
         rows = frame[(frame["split"] == split) & (frame[facet].astype(str) == value if look else True)]
         own = split in ("train", "batch", "validation", "test")
-        what = f"{_SPLITS.get(split, split)} {metric}" if own else metric.replace("_", " ")
-        title = look.label if look else what
+        what = f"{_SPLITS.get(split, split)} {metric}" if own else label
+        of, title = (look.label, look.label) if look else ("", what if own else metric.replace("_", " "))
         ends, at = _ends(rows, metric, by, x)
         measure = f"{split}_{metric}" if own else f"{split}.{metric}"
         with panel() as (figure, axes):
             figure.numbers = numbers = draw_curves(axes, rows, metric, by=by, x=x, looks=looks)
-            figure.seen = contrast(ends, metric, by, looks, what=f"{what} {at}", of=title, measure=measure)
+            figure.seen = contrast(ends, metric, by, looks, what=f"{what} {at}", of=of, measure=measure)
             axes.set(xlabel=AXES.get(x, x), ylabel=label, title=title)
             axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8 if x == "epoch" else 6))
             if numbers[x].max() > 2000:

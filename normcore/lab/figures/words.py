@@ -24,7 +24,7 @@ class Contrast:
 
     Attributes:
         what: is compared, such as ``test accuracy``.
-        of: which of several comparisons it is, such as a panel's title.
+        of: which of several comparisons it is, such as a panel's title; empty where it is the only one.
         high, low: what the two are called.
         apart: the difference.
         least: the smallest difference of interest.
@@ -98,13 +98,13 @@ def _of_all(contrasts: Sequence[Contrast]) -> list[str]:
     widest = max(contrasts, key=lambda one: one.apart.mean)
     what, pairs = widest.what[0].upper() + widest.what[1:], sum(one.pairs for one in contrasts)
     if len(contrasts) == 1:
-        return [f"{what}: {_in_words(widest, pairs)}."]
+        return [f"{what}{f' for {widest.of}' if widest.of else ''}: {_in_words(widest, pairs)}."]
     said = f"{what}: furthest apart for {widest.of}, where {_in_words(widest, pairs)}."
     alike = [one.of for one in contrasts if one.apart.n >= MIN_SEEDS and not _clear(one, pairs)]
     if not alike or widest.of in alike:
         return [said]
     names = ", ".join(alike) if len(alike) < 4 else f"{len(alike)} of {len(contrasts)}"
-    return [said, f"For {names} highest and lowest cannot be told apart."]
+    return [said, f"Highest and lowest cannot be told apart for {names}."]
 
 
 def _clear(one: Contrast, pairs: int) -> bool:
