@@ -320,6 +320,16 @@ def test_a_page_reads_well(
 
 
 @pytest.mark.browser
+@pytest.mark.parametrize("page", ["index", "claims", "explorer", "runs/large_rates", "runs/catdog_lr"])
+def test_a_page_without_formulas_is_light(page: str, site: Path, reader: Reader) -> None:
+    watched = reader()
+    watched.page.goto(f"{site.as_uri()}/{page}.html")
+    files = {Path(unquote(urlsplit(url).path)) for url in watched.asked if url.startswith("file:")}
+    assert len(files) > 10
+    assert sum(file.stat().st_size for file in files) < 700_000
+
+
+@pytest.mark.browser
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("page", KINDS)
 def test_a_page_is_accessible(page: str, scheme: str, site: Path, reader: Reader) -> None:

@@ -130,7 +130,7 @@ def _pixels(axes: Axes) -> list[float]:
     height = figure.bbox.height
     zero, one = (axes.transData.transform((value, 0))[0] for value in (0, 1))
     box = axes.bbox
-    return [round(float(v), 3) for v in (zero, one - zero, height - box.y1, height - box.y0)]
+    return [float(f"{v:.6g}") for v in (zero, one - zero, height - box.y1, height - box.y0)]
 
 
 def _series(numbers: pd.DataFrame, by: str, x: str, looks: Mapping[str, Style]) -> dict[str, Any]:
