@@ -208,8 +208,8 @@ class RunningNorm(Norm):
         if self.process_group is not None:
             if self.process_group is not dist.group.WORLD:
                 raise pickle.PicklingError(
-                    f"a {type(self).__name__} of some of the processes cannot be saved: nobody knows them where it "
-                    "is loaded: save its state_dict, or set process_group to None before"
+                    f"a {type(self).__name__} of some of the processes cannot be saved, as these are not known where "
+                    "it is loaded. Save its state_dict, or set process_group to None before"
                 )
             state["process_group"] = WORLD
         return state
