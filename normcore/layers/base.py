@@ -105,6 +105,18 @@ class Norm(nn.Module):
             scale = scale * weight
         return scale, torch.zeros_like(scale) if bias is None else bias.to(scale.dtype)
 
+    def _counts(self, x: Tensor, mask: Tensor | None = None) -> Tensor | None:
+        """Values behind each row of the tables, (N, 1), where they may differ; None where they cannot."""
+        return None if mask is None else mask.flatten(1).sum(1, keepdim=True).to(table_dtype(x))
+
+    def _normalize(self, x: Tensor, mean: Tensor, var: Tensor, mask: Tensor | None) -> Tensor:
+        """x by statistics that are given; 0 where the mask is False."""
+        scale, shift = self._affine_tables(var.to(table_dtype(x)), self.weight, self.bias)
+        if mask is None:
+            return affine(x, mean, scale, shift)
+        y = affine(x.masked_fill(~mask, 0), mean, scale, shift).masked_fill(~mask, 0)
+        return y.contiguous(memory_format=memory_format(x))
+
     def _affine_backward(
         self, var: Tensor, weight: Tensor | None, bias: Tensor | None, dscale: Tensor, dshift: Tensor
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
@@ -213,12 +225,7 @@ class RunningNorm(Norm):
         return self.running_mean.clone(), self.running_var.clone()
 
     def _evaluate(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        mean, var = self._running()
-        scale, shift = self._affine_tables(var.to(table_dtype(x)), self.weight, self.bias)
-        if mask is None:
-            return affine(x, mean, scale, shift)
-        y = affine(x.masked_fill(~mask, 0), mean, scale, shift).masked_fill(~mask, 0)
-        return y.contiguous(memory_format=memory_format(x))
+        return self._normalize(x, *self._running(), mask)
 
     def _pass_empty(self, x: Tensor) -> Tensor | None:
         """An empty batch comes back as it is, and counts as a batch, as in torch."""
@@ -263,12 +270,10 @@ class RunningNorm(Norm):
         return x.numel() < SMALL or not x.is_contiguous() or x.is_cuda
 
     def _counts(self, x: Tensor, mask: Tensor | None = None) -> Tensor | None:
-        """Values behind each row of the tables, (N, 1), where they may differ; None where they cannot."""
-        if mask is not None:
-            return mask.flatten(1).sum(1, keepdim=True).to(table_dtype(x))
-        if self.process_group is None:
-            return None
-        return x.new_full((x.shape[0], 1), x.shape[2:].numel(), dtype=table_dtype(x))
+        """As :meth:`Norm._counts`; the batches of other processes may differ too."""
+        if mask is None and self.process_group is not None:
+            return x.new_full((x.shape[0], 1), x.shape[2:].numel(), dtype=table_dtype(x))
+        return super()._counts(x, mask)
 
     def _pool_batch(self, mean: Tensor, var: Tensor, count: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
         """Statistics of the whole batch, over all processes of the group, and of how many values per channel."""
