@@ -7,16 +7,34 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from .. import check
 from ..functional import affine, compiles, pool, pool_backward, recomputing, traced
 from ..kernels import SMALL, dense, memory_format, table_dtype
 
-__all__ = ["Norm", "Repeatable", "RunningNorm"]
+__all__ = ["Leaf", "Norm", "Repeatable", "RunningNorm"]
 
 
-class Norm(nn.Module):
+class Leaf(nn.Module):
+    """A layer that torch.fx calls, as it does torch's own, and does not follow into its forward."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """As ``nn.Module``'s; within a symbolic trace a node that calls the layer, whose hooks then run with it."""
+        x = args[0] if args else next(iter(kwargs.values()), None)
+        if not isinstance(x, fx.Proxy) or not isinstance(x.tracer, fx.Tracer):
+            return super().__call__(*args, **kwargs)
+        tracer = x.tracer
+        path = tracer.path_of_module(self)
+        return tracer.call_module(self, functools.partial(_node, tracer, path), args, kwargs)
+
+
+def _node(tracer: fx.Tracer, path: str, *args: Any, **kwargs: Any) -> fx.Proxy:
+    node: fx.Proxy = tracer.create_proxy("call_module", path, args, kwargs)
+    return node
+
+
+class Norm(Leaf):
     """What the layers share: the channel count, eps, the affine pair, and the check of the input.
 
     Args:

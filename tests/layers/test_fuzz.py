@@ -1,4 +1,4 @@
-"""Whatever one may hand a layer: options, shapes, strides of the input and of its gradient to come, dtypes and masks, at
+"""Whatever one may hand a layer: options, shapes, strides of the input and of the incoming gradient, dtypes, masks; at
 random and against the formulas. Every run draws the same cases; those of ``-m fuzz`` are thousands."""
 
 import itertools
