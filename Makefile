@@ -1,12 +1,12 @@
 # make book: set up, run the notebooks, build the book. make test: set up, run the checks; with TESTS= every one,
-# those too that wait for minutes on other programs (the whole book, builds that are killed, a cluster).
+# those too that take minutes: the whole book, builds that are killed, a cluster, thousands of random cases.
 # PROFILE=smoke|quick|half|full runs the notebooks in that profile; published (the default) shows the best that
 # is in data/results. JOBS runs that many training runs side by side.
 PYTHON ?= python3
 VENV ?= .venv
 PROFILE ?= published
 JOBS ?= 2
-TESTS ?= -m "not ci"
+TESTS ?= -m "not ci and not fuzz"
 BIN := $(VENV)/bin
 DONE := $(VENV)/.installed
 

@@ -296,7 +296,9 @@ class _Affine(torch.autograd.Function):
 
 def plain(gradient: Tensor) -> bool:
     """Whether a backward pass is looked at itself: it must be differentiable (create_graph) or batched (vmap)."""
-    return torch.is_grad_enabled() or _torch.transforms_active() or _torch.is_batched(gradient)
+    if torch.is_grad_enabled() or _torch.transforms_active():
+        return True
+    return not torch.compiler.is_compiling() and bool(_torch.is_batched(gradient))
 
 
 def differentiable(function: Callable[..., Tensor], inputs: Tables, dy: Tensor) -> list[Tensor | None]:

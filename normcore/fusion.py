@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from .layers import BatchNorm, BatchRenorm, FullNormBB, InstanceNorm, LocalResponseNorm, Norm, ReferenceBatchNorm
+from .layers import BatchNorm, BatchRenorm, FullNormBB, InstanceNorm, Norm, ReferenceBatchNorm
+from .layers.base import Leaf
 from .surgery import has_hooks, replaced
 
 __all__ = ["FusedNorm", "fuse_norms"]
@@ -24,7 +25,7 @@ _AFFINE = (
 )
 
 
-class FusedNorm(nn.Module):
+class FusedNorm(Leaf):
     """What :func:`fuse_norms` leaves of a normalizer: the identity, for inputs of the dimensions it was fused for.
 
     Raises:
@@ -40,8 +41,7 @@ class FusedNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x as it is."""
-        dimensions: Any = x.dim()
-        if isinstance(dimensions, int) and dimensions not in self.dimensions:  # to torch.fx it is no number
+        if x.dim() not in self.dimensions:
             expected = " or ".join(map(str, self.dimensions))
             raise ValueError(f"{self.norm} was fused for input of {expected} dimensions, got shape {tuple(x.shape)}")
         return x
@@ -132,10 +132,6 @@ class _Trace(fx.Tracer):
         called = [self.layer(node) for node in self.nodes if node.op == "call_module"]
         self.calls = Counter(module for layer in called if layer for module in layer.modules())
         self.read = {str(node.target).rpartition(".")[0] for node in self.nodes if node.op == "get_attr"}
-
-    def is_leaf_module(self, module: nn.Module, path: str) -> bool:
-        """Also normcore's layers are followed no further."""
-        return isinstance(module, (Norm, LocalResponseNorm, FusedNorm)) or super().is_leaf_module(module, path)
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         """The value of a node, which lives on where an attribute, a list or a hook keeps it."""

@@ -22,11 +22,17 @@ State = dict[str, Tensor]
 Formula = Callable[..., tuple[Tensor, State]]
 
 
-def moments_over(x: Tensor, *axes: int) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance by explicit sums over the axes, which stay."""
-    count = math.prod(x.shape[axis] for axis in axes)
-    mean = x.sum(axes, keepdim=True) / count
-    return mean, ((x - mean) ** 2).sum(axes, keepdim=True) / count
+def moments_over(x: Tensor, *axes: int, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance by explicit sums over the axes, which stay; of nothing they are zero."""
+    there = torch.ones_like(x) if mask is None else mask.expand(x.shape).to(x)
+    count = there.sum(axes, keepdim=True).clamp(min=1)
+    mean = (there * x).sum(axes, keepdim=True) / count
+    return mean, (there * (x - mean) ** 2).sum(axes, keepdim=True) / count
+
+
+def values_in(x: Tensor, *axes: int, mask: Tensor | None = None) -> Tensor:
+    """How many values count, over the axes, which stay."""
+    return (torch.ones_like(x) if mask is None else mask.expand(x.shape).to(x)).sum(axes, keepdim=True).detach()
 
 
 def flat(x: Tensor) -> Tensor:
@@ -52,6 +58,8 @@ def averaged(s: State, mean: Tensor, var: Tensor, momentum: float | None) -> Sta
     """The running averages after a batch with this mean and unbiased variance."""
     batches = int(s["num_batches_tracked"]) + 1
     share = 1 / batches if momentum is None else momentum
+    if "mask" in s and not s["mask"].any():
+        share = 0
     return {
         "running_mean": (1 - share) * s["running_mean"] + share * mean.detach().flatten(),
         "running_var": (1 - share) * s["running_var"] + share * var.detach().flatten(),
@@ -59,49 +67,54 @@ def averaged(s: State, mean: Tensor, var: Tensor, momentum: float | None) -> Sta
     }
 
 
-def unbiased(var: Tensor, count: int) -> Tensor:
+def unbiased(var: Tensor, count: Tensor) -> Tensor:
     """Of a single value, where an average of the batch statistics has one to offer, the biased one."""
-    return var * count / max(count - 1, 1)
+    return var * count / (count - 1).clamp(min=1)
 
 
-# --- y and the buffers after, of x (N, C, M), the state before, and whether it is training ------------------------
+# --- y and the buffers after, of x (N, C, M), the state before, and whether it is training. Part of the state is the
+# mask (N, 1, M) if there is one; where it is False x is 0, and y may be anything. --------------------------------
 
 
 def over(*axes: int) -> Formula:
     """Statistics of the current input over some axes, and running averages of them if there are any."""
 
     def formula(x: Tensor, s: State, training: bool, eps: float, momentum: float | None = 0.1) -> tuple[Tensor, State]:
-        mean, var = moments_over(x, *axes)
+        mean, var = moments_over(x, *axes, mask=s.get("mask"))
         if "running_mean" not in s:
             return normalized(x, mean, var, s, eps), {}
         if not training:
             return normalized(x, table(s["running_mean"]), table(s["running_var"]), s, eps), {}
-        after = averaged(s, mean, unbiased(var, x.numel() // mean.numel()), momentum)
+        after = averaged(s, mean, unbiased(var, values_in(x, *axes, mask=s.get("mask"))), momentum)
         return normalized(x, mean, var, s, eps), after
 
     return formula
 
 
 def instance(x: Tensor, s: State, training: bool, eps: float, momentum: float | None = 0.1) -> tuple[Tensor, State]:
-    mean, var = moments_over(x, 2)
+    mean, var = moments_over(x, 2, mask=s.get("mask"))
     if "running_mean" not in s:
         return normalized(x, mean, var, s, eps), {}
     if not training:
         return normalized(x, table(s["running_mean"]), table(s["running_var"]), s, eps), {}
-    after = averaged(s, mean.mean(0), unbiased(var, x.shape[2]).mean(0), momentum)
+    count = values_in(x, 2, mask=s.get("mask"))
+    (samples,) = count[:, 0, 0].nonzero(as_tuple=True)  # that are not all padding
+    if len(samples) == 0:
+        return normalized(x, mean, var, s, eps), averaged(s, mean[0], var[0], momentum)
+    after = averaged(s, mean[samples].mean(0), unbiased(var, count)[samples].mean(0), momentum)
     return normalized(x, mean, var, s, eps), after
 
 
 def group(x: Tensor, s: State, training: bool, eps: float, num_groups: int) -> tuple[Tensor, State]:
     groups = []
     for part in x.chunk(num_groups, 1):
-        mean, var = moments_over(part, 1, 2)
+        mean, var = moments_over(part, 1, 2, mask=s.get("mask"))
         groups.append((part - mean) / (var + eps) ** 0.5)
     return scaled(torch.cat(groups, 1), s), {}
 
 
 def root_mean_square(x: Tensor, s: State, training: bool, eps: float) -> tuple[Tensor, State]:
-    square = (x**2).sum((1, 2), keepdim=True) / x[0].numel()
+    square = (x**2).sum((1, 2), keepdim=True) / values_in(x, 1, 2, mask=s.get("mask")).clamp(min=1)
     return scaled(x / (square + eps) ** 0.5, s), {}
 
 
@@ -116,13 +129,14 @@ def local_response(
 
 
 def switchable(x: Tensor, s: State, training: bool, eps: float, momentum: float | None = 0.1) -> tuple[Tensor, State]:
-    batch_mean, batch_var = moments_over(x, 0, 2)
+    mask = s.get("mask")
+    batch_mean, batch_var = moments_over(x, 0, 2, mask=mask)
     after: State = {}
     if "running_mean" in s and training:
-        after = averaged(s, batch_mean, unbiased(batch_var, x.numel() // x.shape[1]), momentum)
+        after = averaged(s, batch_mean, unbiased(batch_var, values_in(x, 0, 2, mask=mask)), momentum)
     elif "running_mean" in s:
         batch_mean, batch_var = table(s["running_mean"]), table(s["running_var"])
-    (in_mean, in_var), (ln_mean, ln_var) = moments_over(x, 2), moments_over(x, 1, 2)
+    (in_mean, in_var), (ln_mean, ln_var) = moments_over(x, 2, mask=mask), moments_over(x, 1, 2, mask=mask)
     w, v = (s[name].exp() / s[name].exp().sum() for name in ("mean_weight", "var_weight"))
     mean = w[0] * in_mean + w[1] * ln_mean + w[2] * batch_mean
     var = v[0] * in_var + v[1] * ln_var + v[2] * batch_var
@@ -150,12 +164,12 @@ def batch_renorm(
     if not training:
         return over(0, 2)(x, s, training, eps)
     r_max, d_max = clips(int(s["num_batches_tracked"]), r_max, d_max, schedule)
-    mean, var = moments_over(x, 0, 2)
+    mean, var = moments_over(x, 0, 2, mask=s.get("mask"))
     deviation, running_deviation = (var + eps) ** 0.5, (table(s["running_var"]) + eps) ** 0.5
     with torch.no_grad():
         r = (deviation / running_deviation).clamp(1 / r_max, r_max)
         d = ((mean - table(s["running_mean"])) / running_deviation).clamp(-d_max, d_max)
-    after = averaged(s, mean, unbiased(var, x.numel() // x.shape[1]), momentum)
+    after = averaged(s, mean, unbiased(var, values_in(x, 0, 2, mask=s.get("mask"))), momentum)
     return scaled((x - mean) / deviation * r + d, s), after
 
 
@@ -167,27 +181,33 @@ def referred(s: State, mean: Tensor, var: Tensor, size: int) -> State:
     return {name: value.detach() for name, value in own.items()}
 
 
+def samples_in(x: Tensor, s: State) -> int:
+    """Without those that are all padding."""
+    return int((values_in(x, 1, 2, mask=s.get("mask")) > 0).sum())
+
+
 def reference_batch(
     x: Tensor, s: State, training: bool, eps: float, momentum: float | None = 0.1
 ) -> tuple[Tensor, State]:
     if "running_mean" in s and not training:
         return over(0, 2)(x, s, training, eps)
-    (m, _, _), (mean, var) = x.shape, moments_over(x, 0, 2)
+    m, (mean, var) = samples_in(x, s), moments_over(x, 0, 2, mask=s.get("mask"))
     reference = referred(s, mean, var, m)
     if s["reference_size"] > 0:  # else it is the batch itself
         mean = m / (m + 1) * mean + 1 / (m + 1) * table(reference["reference_mean"])
         var = m / (m + 1) * var + 1 / (m + 1) * table(reference["reference_var"])
-    after = averaged(s, mean, unbiased(var, m), momentum) if "running_mean" in s else {}
+    after = averaged(s, mean, unbiased(var, torch.tensor(m)), momentum) if "running_mean" in s else {}
     return normalized(x, mean, var, s, eps), after | reference if training else {}
 
 
 def virtual_batch(x: Tensor, s: State, training: bool, eps: float) -> tuple[Tensor, State]:
     """Moments of the reference batch's m samples and the example together, by means of squares as the paper's code."""
-    reference = referred(s, *moments_over(x, 0, 2), len(x))
+    reference = referred(s, *moments_over(x, 0, 2, mask=s.get("mask")), samples_in(x, s))
+    count = values_in(x, 2, mask=s.get("mask")).clamp(min=1)
     w = 1 / (int(reference["reference_size"]) + 1)
     mean, var = table(reference["reference_mean"]), table(reference["reference_var"])
-    square = w * (x**2).sum(2, keepdim=True) / x.shape[2] + (1 - w) * (var + mean**2)
-    mean = w * x.sum(2, keepdim=True) / x.shape[2] + (1 - w) * mean
+    square = w * (x**2).sum(2, keepdim=True) / count + (1 - w) * (var + mean**2)
+    mean = w * x.sum(2, keepdim=True) / count + (1 - w) * mean
     return normalized(x, mean, square - mean**2, s, eps), reference if training else {}
 
 
@@ -221,10 +241,16 @@ class Case:
         y, after = self.formula(flat(x), state, training, **known)
         return y.view(x.shape), after
 
-    def expected(self, layer: nn.Module, x: Tensor, **options: Any) -> tuple[Tensor, State, State]:
+    def expected(
+        self, layer: nn.Module, x: Tensor, mask: Tensor | None = None, **options: Any
+    ) -> tuple[Tensor, State, State]:
         """Output, buffers after, and the state before, with parameters that then have gradients."""
         state = self.state(layer)
-        return *self.compute(x, state, layer.training, **options), state
+        if mask is None:
+            return *self.compute(x, state, layer.training, **options), state
+        padding, state["mask"] = ~mask[:, None], mask.reshape(len(mask), 1, -1)
+        y, after = self.compute(x.masked_fill(padding, 0), state, layer.training, **options)
+        return y.masked_fill(padding, 0), after, state
 
 
 NOT_IN_FORMULAS = {"affine", "bias", "track_running_stats", "device", "dtype"}  # the state says it
@@ -334,14 +360,21 @@ def route(name: str) -> Iterator[None]:
 STEP_ROUNDING = {torch.float64: 1e-10, torch.float32: 1e-4, torch.float16: 4e-3, torch.bfloat16: 3e-2}
 
 
-def assert_step(name: str, layer: nn.Module, x: Tensor, dy: str = "contiguous", **options: Any) -> None:
+def assert_step(
+    name: str,
+    layer: nn.Module,
+    x: Tensor,
+    dy: str | Tensor = "contiguous",
+    mask: Tensor | None = None,
+    **options: Any,
+) -> None:
     """Output, gradients of the input and of the parameters, and buffers after one forward and backward."""
     x = x.detach().requires_grad_()
     wide = x.detach().double().clone(memory_format=torch.contiguous_format).requires_grad_()
-    expected, after, state = CASES[name].expected(layer, wide, **options)
+    expected, after, state = CASES[name].expected(layer, wide, mask, **options)
     layer.zero_grad()
-    y = layer(x)
-    gradient = laid_out(torch.randn(x.shape).to(x), dy)
+    y = layer(x) if mask is None else layer(x, mask)
+    gradient = dy if isinstance(dy, Tensor) else laid_out(torch.randn(x.shape).to(x), dy)
     y.backward(gradient)
     expected.backward(gradient.double())
     assert x.grad is not None

@@ -2,6 +2,7 @@
 the right numbers, or a word."""
 
 import copy
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch.nn.utils import parametrizations, parametrize
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 from torch.optim.swa_utils import AveragedModel, update_bn
 
-from normcore import BatchNorm, FusedNorm, freeze_norms, fuse_norms, make_norm, recalibrate
+from normcore import NORMS, BatchNorm, FusedNorm, RunningNorm, freeze_norms, fuse_norms, make_norm, recalibrate
 
 from .formulas import flat, moments_over
 from .helpers import filled
@@ -30,6 +31,14 @@ AVERAGING: dict[str, Callable[[], nn.Module]] = {
 }
 BATCH_NORMS = {name: AVERAGING[name] for name in ("torch", "bn")}
 AFFINE = [name for name in AVERAGING if name != "sn"]
+
+
+class Mine(RunningNorm):
+    """What somebody makes of the base classes."""
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        self._check_input(x, mask)
+        return 2 * x if mask is None else 2 * x * mask.unsqueeze(1)
 
 
 def network(norm: nn.Module) -> nn.Sequential:
@@ -162,15 +171,67 @@ def test_a_fused_model_is_quantized_as_any(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", AVERAGING)
-def test_fusing_by_the_graph_gives_the_same_numbers_or_a_word(name: str) -> None:
+def test_fusing_by_the_graph_gives_the_same_numbers(name: str) -> None:
+    """It knows exact classes only, and leaves ours."""
     model, x = network(AVERAGING[name]()), images()
-    expected = model(x)
-    try:
-        fused = optimization.fuse(copy.deepcopy(model))
-    except torch.fx.proxy.TraceError:
-        assert name != "torch"
-    else:
-        assert_same(fused(x), expected)
+    fused = optimization.fuse(copy.deepcopy(model))
+    assert_same(fused(x), model(x))
+    assert ("1" in dict(fused.named_modules())) == (name != "torch")
+
+
+# --- what follows a model through its forward ------------------------------------------------------------------------
+
+
+class Masked(nn.Module):
+    def __init__(self, norm: nn.Module, masked: bool) -> None:
+        super().__init__()
+        self.conv, self.norm, self.masked = nn.Conv2d(3, 4, 3), filled(norm), masked
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        y: Tensor = self.norm(self.conv(x), mask=mask) if self.masked else self.norm(self.conv(x))
+        return y.relu()
+
+
+LEAVES: dict[str, Callable[[], nn.Module]] = {
+    "torch": lambda: nn.BatchNorm2d(4),
+    **{n: lambda n=n: make_norm(n, 4) for n in NORMS if n != "none"},
+    "a subclass": lambda: Mine(4),
+    "fused": lambda: FusedNorm(nn.Identity(), (4,)),
+}
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("name", LEAVES)
+def test_a_layer_is_a_leaf_of_a_symbolic_trace(name: str, training: bool) -> None:
+    """One node that calls it, as torch's own are: averages move and hooks are called when the graph runs, and once."""
+    model = Masked(LEAVES[name](), masked=name not in ("torch", "lrn", "fused")).train(training)
+    graph = pickle.loads(pickle.dumps(torch.fx.symbolic_trace(model)))
+    assert [node.target for node in graph.graph.nodes if node.op == "call_module"] == ["conv", "norm"]
+    assert type(graph.norm) is type(model.norm)
+    seen: list[type] = []
+    model.norm.register_forward_hook(lambda layer, inputs, y: seen.append(type(y)))
+    with_hook = torch.fx.symbolic_trace(copy.deepcopy(model))
+    assert not seen
+    x, mask = images(), torch.rand(6, 6, 6) < 0.7
+    expected = model(x, mask)
+    for trace in (graph, with_hook):
+        assert_same(trace(x, mask), expected)
+        for found, wanted in zip(trace.buffers(), model.buffers(), strict=True):
+            assert_same(found, wanted)
+    assert seen == [Tensor, Tensor]
+
+
+def test_a_tracer_of_one_s_own_is_asked() -> None:
+    """It learns of the call as of any module's, as those do that look for a model's features."""
+    calls = []
+
+    class Tracer(torch.fx.Tracer):
+        def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
+            calls.append(self.path_of_module(m))
+            return super().call_module(m, forward, args, kwargs)
+
+    Tracer().trace(network(BatchNorm(4)))
+    assert calls == ["0", "1", "2"]
 
 
 # --- what wraps parameters --------------------------------------------------------------------------------------

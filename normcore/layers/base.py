@@ -9,18 +9,36 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from .. import check
 from ..functional import affine, compiles, pool, pool_backward, recomputing, traced
 from ..kernels import SMALL, dense, memory_format, table_dtype
 
-__all__ = ["Norm", "Repeatable", "RunningNorm"]
+__all__ = ["Leaf", "Norm", "Repeatable", "RunningNorm"]
 
 WORLD = "world"  # in a file, the group of all processes
 
 
-class Norm(nn.Module):
+class Leaf(nn.Module):
+    """A layer that torch.fx calls, as it does torch's own, and does not follow into its forward."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """As ``nn.Module``'s; within a symbolic trace a node that calls the layer, whose hooks then run with it."""
+        x = args[0] if args else next(iter(kwargs.values()), None)
+        if not isinstance(x, fx.Proxy) or not isinstance(x.tracer, fx.Tracer):
+            return super().__call__(*args, **kwargs)
+        tracer = x.tracer
+        path = tracer.path_of_module(self)
+        return tracer.call_module(self, functools.partial(_node, tracer, path), args, kwargs)
+
+
+def _node(tracer: fx.Tracer, path: str, *args: Any, **kwargs: Any) -> fx.Proxy:
+    node: fx.Proxy = tracer.create_proxy("call_module", path, args, kwargs)
+    return node
+
+
+class Norm(Leaf):
     """What the layers share: the channel count, eps, the affine pair, and the check of the input.
 
     Args:
@@ -108,6 +126,18 @@ class Norm(nn.Module):
         if weight is not None:
             scale = scale * weight
         return scale, torch.zeros_like(scale) if bias is None else bias.to(scale.dtype)
+
+    def _counts(self, x: Tensor, mask: Tensor | None = None) -> Tensor | None:
+        """Values behind each row of the tables, (N, 1), where they may differ; None where they cannot."""
+        return None if mask is None else mask.flatten(1).sum(1, keepdim=True).to(table_dtype(x))
+
+    def _normalize(self, x: Tensor, mean: Tensor, var: Tensor, mask: Tensor | None) -> Tensor:
+        """x by statistics that are given; 0 where the mask is False."""
+        scale, shift = self._affine_tables(var.to(table_dtype(x)), self.weight, self.bias)
+        if mask is None:
+            return affine(x, mean, scale, shift)
+        y = affine(x.masked_fill(~mask, 0), mean, scale, shift).masked_fill(~mask, 0)
+        return y.contiguous(memory_format=memory_format(x))
 
     def _affine_backward(
         self, var: Tensor, weight: Tensor | None, bias: Tensor | None, dscale: Tensor, dshift: Tensor
@@ -242,12 +272,7 @@ class RunningNorm(Norm):
         return self.running_mean.clone(), self.running_var.clone()
 
     def _evaluate(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        mean, var = self._running()
-        scale, shift = self._affine_tables(var.to(table_dtype(x)), self.weight, self.bias)
-        if mask is None:
-            return affine(x, mean, scale, shift)
-        y = affine(x.masked_fill(~mask, 0), mean, scale, shift).masked_fill(~mask, 0)
-        return y.contiguous(memory_format=memory_format(x))
+        return self._normalize(x, *self._running(), mask)
 
     def _pass_empty(self, x: Tensor) -> Tensor | None:
         """An empty batch comes back as it is, and counts as a batch, as in torch."""
@@ -292,12 +317,10 @@ class RunningNorm(Norm):
         return x.numel() < SMALL or not x.is_contiguous() or x.is_cuda
 
     def _counts(self, x: Tensor, mask: Tensor | None = None) -> Tensor | None:
-        """Values behind each row of the tables, (N, 1), where they may differ; None where they cannot."""
-        if mask is not None:
-            return mask.flatten(1).sum(1, keepdim=True).to(table_dtype(x))
-        if self.process_group is None:
-            return None
-        return x.new_full((x.shape[0], 1), x.shape[2:].numel(), dtype=table_dtype(x))
+        """As :meth:`Norm._counts`; the batches of other processes may differ too."""
+        if mask is None and self.process_group is not None:
+            return x.new_full((x.shape[0], 1), x.shape[2:].numel(), dtype=table_dtype(x))
+        return super()._counts(x, mask)
 
     def _pool_batch(self, mean: Tensor, var: Tensor, count: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
         """Statistics of the whole batch, over all processes of the group, and of how many values per channel."""

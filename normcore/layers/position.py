@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from .. import check
 from ..functional import traced
 from ..kernels import memory_format, table_dtype
-from .base import Norm
+from .base import Leaf, Norm
 
 __all__ = ["ChannelLayerNorm", "LocalResponseNorm"]
 
@@ -56,7 +56,7 @@ def channel_layer_norm(
     return y.to(x.dtype).contiguous(memory_format=memory_format(x))
 
 
-class LocalResponseNorm(nn.LocalResponseNorm):
+class LocalResponseNorm(Leaf, nn.LocalResponseNorm):
     r"""Local Response Normalization (Krizhevsky, Sutskever & Hinton 2012, section 3.3), as torch defines it.
 
     .. math:: y_c = x_c \Bigl(k + \frac{\alpha}{n} \sum_{c' \in w(c)} x_{c'}^2\Bigr)^{-\beta}

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..functional import affine, fused_norm, moments, pool, pool_backward, recomputing, traced
+from ..functional import fused_norm, moments, pool, pool_backward, recomputing, traced
 from .base import Norm, Repeatable, RunningNorm
 
 __all__ = ["ReferenceBatchNorm", "VirtualBatchNorm", "reference_pass"]
@@ -40,26 +40,33 @@ class _Reference(Norm):
         self._has_reference = False
 
     @torch.no_grad()
-    def set_reference(self, x: Tensor) -> None:
+    def set_reference(self, x: Tensor, mask: Tensor | None = None) -> None:
         """Take x, an input of this layer, for the reference batch.
 
         Args:
             x: (N, C, *spatial) with more than one value a channel.
+            mask: (N, *spatial), False where a position does not count.
 
         Raises:
             ValueError: a reference batch of another shape than the layer takes, of one value a channel, or of values
                 of which the variance is not finite.
         """
-        self._check_input(x)
-        self._refuse_reference_of_one(x)
-        mean, var = pool(*moments(x), 0)
+        mask = self._check_input(x, mask)
+        count = self._counts(x, mask)
+        self._refuse_reference_of_one(x, count)
+        means, variances = moments(x, mask)
+        mean, var = pool(means, variances, 0, count)
         self._refuse_not_finite(mean, var)
-        self._keep_reference(mean, var, x.shape[0])
+        self._keep_reference(mean, var, _size(means, count))
 
-    def _refuse_reference_of_one(self, x: Tensor) -> None:
-        if x.numel() <= x.shape[1]:
+    def _refuse_reference_of_one(self, x: Tensor, count: Tensor | None) -> None:
+        """``count``: the values that count in each channel, of each sample or of all, if not all of x does."""
+        values = x.numel() // x.shape[1] if count is None else count.sum()
+        if values <= 1:
+            counting = "" if count is None else f", of which {int(values)} a channel counts"
             raise ValueError(
-                f"a reference batch has more than 1 value per channel, got {tuple(x.shape)}: its variance says nothing"
+                f"a reference batch has more than 1 value per channel, got {tuple(x.shape)}{counting}: "
+                "its variance says nothing"
             )
 
     def _refuse_not_finite(self, mean: Tensor, var: Tensor) -> None:
@@ -90,11 +97,15 @@ class _Reference(Norm):
         return self.reference_mean.clone(), self.reference_var.clone(), self.reference_size.clone()
 
 
-def _present(reference: tuple[Tensor, ...], mean: Tensor, var: Tensor, size: int | Tensor) -> tuple[Tensor, ...]:
+def _size(means: Tensor, count: Tensor | None) -> Tensor:
+    """How many samples there are in a table (N, C), without those that are all padding."""
+    return means.new_full((), means.shape[0]) if count is None else (count > 0).sum().to(means.dtype)
+
+
+def _present(reference: tuple[Tensor, ...], *own: Tensor) -> tuple[Tensor, ...]:
     """The reference or, as long as there is none, the batch's own statistics. Without a branch on a tensor's
     value, so that nothing waits for a GPU and nothing breaks a compiled or a captured graph."""
     there = reference[2] > 0
-    own = (mean, var, size if isinstance(size, Tensor) else torch.full((), size, device=mean.device))
     return tuple(torch.where(there, a.to(b.dtype), b) for a, b in zip(reference, own, strict=True))
 
 
@@ -152,6 +163,7 @@ class ReferenceBatchNorm(Repeatable, _Reference, RunningNorm):
         if self.training and not self.frozen and not recomputing():
             first = self._needs_reference()
             if first:
+                self._refuse_reference_of_one(x, reference[3] if len(reference) > 3 else None)
                 self._refuse_not_finite(batch_mean, batch_var)
             if first or traced():
                 self._keep_reference(*reference[:3])
@@ -167,10 +179,7 @@ class ReferenceBatchNorm(Repeatable, _Reference, RunningNorm):
         count: Tensor | None,
         *reference: Tensor,
     ) -> tuple[Tensor, ...]:
-        if count is None:
-            size = mean.new_full((), mean.shape[0])
-        else:
-            size = self._sum_over_processes((count > 0).sum().to(mean.dtype))
+        size = self._sum_over_processes(_size(mean, count))
         mean, var, total = self._pool_batch(mean, var, count)
         kept = _present(reference, mean, var, size)
         share = 1 / (size + 1)
@@ -225,18 +234,20 @@ class VirtualBatchNorm(_Reference):
     _passing = False
     _live: tuple[Tensor, Tensor, Tensor] | None = None  # with the graph of the reference pass
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalize x."""
-        self._check_input(x)
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Normalize x; positions where the mask (N, *spatial) is False count for nothing and come out 0."""
+        mask = self._check_input(x, mask)
+        count = self._counts(x, mask)
         if self._passing:
-            return self._take_reference(x)
+            return self._take_reference(x, mask, count)
         first = self.training and self._live is None and x.numel() > 0 and self._needs_reference()
         if first:
-            self._refuse_reference_of_one(x)
+            self._refuse_reference_of_one(x, count)
         y, *reference = fused_norm(
             x,
             self._mix,
-            *(self.weight, self.bias, *(self._live or self._reference())),
+            *(self.weight, self.bias, count, *(self._live or self._reference())),
+            mask=mask,
             mix_backward=self._mix_backward,
         )
         if first:
@@ -245,17 +256,24 @@ class VirtualBatchNorm(_Reference):
             self._keep_reference(*reference[2:])
         return y
 
-    def _take_reference(self, x: Tensor) -> Tensor:
-        mean, var = pool(*moments(x), 0)
-        self._keep_reference(mean, var, x.shape[0])
+    def _take_reference(self, x: Tensor, mask: Tensor | None, count: Tensor | None) -> Tensor:
+        means, variances = moments(x, mask)
+        mean, var = pool(means, variances, 0, count)
+        self._keep_reference(mean, var, _size(means, count))
         self._live = (mean, var, self.reference_size.clone())
-        return affine(x, mean, *self._affine_tables(var, self.weight, self.bias))
+        return self._normalize(x, mean, var, mask)
 
     def _mix(
-        self, mean: Tensor, var: Tensor, weight: Tensor | None, bias: Tensor | None, *reference: Tensor
+        self,
+        mean: Tensor,
+        var: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        count: Tensor | None,
+        *reference: Tensor,
     ) -> tuple[Tensor, ...]:
-        own_mean, own_var = (t.detach() for t in pool(mean, var, 0))
-        reference = _present(reference, own_mean, own_var, mean.shape[0])
+        own_mean, own_var = (t.detach() for t in pool(mean, var, 0, count))
+        reference = _present(reference, own_mean, own_var, _size(mean, count))
         share = 1 / (reference[2].to(mean.dtype) + 1)
         away = reference[0] - mean
         center = torch.addcmul(reference[0], away, -share)
@@ -265,7 +283,7 @@ class VirtualBatchNorm(_Reference):
     def _mix_backward(
         self, inputs: Sequence[Any], outputs: Sequence[Any], gradients: Sequence[Tensor]
     ) -> tuple[Tensor | None, ...]:
-        (mean, _, weight, bias, *given), (center, _, _, variance, share, *reference) = inputs, outputs
+        (mean, _, weight, bias, _, *given), (center, _, _, variance, share, *reference) = inputs, outputs
         dcenter, dscale, dshift = gradients
         dvar, dweight, dbias = self._affine_backward(variance, weight, bias, dscale, dshift)
         moments = pool_backward(mean, center, dcenter, dvar, share)
@@ -273,7 +291,7 @@ class VirtualBatchNorm(_Reference):
         if given[0].requires_grad:
             pair = pool_backward(reference[0], center, dcenter, dvar, 1 - share)
             live = tuple(t.sum_to_size(1, t.shape[1]).view(given[0].shape) for t in pair)
-        return *moments, dweight, dbias, *live, None
+        return *moments, dweight, dbias, None, *live, None
 
 
 @contextmanager

@@ -167,7 +167,7 @@ class InstanceNorm(RunningNorm):
             return flat.view(x.shape)
         y, mean, var = fused_norm(x, self._mix, self.weight, self.bias, mask=mask, mix_backward=self._mix_backward)
         if self._updates and x.numel():
-            self._average_samples(mean, var, positions, None if mask is None else mask.flatten(1).sum(1, keepdim=True))
+            self._average_samples(mean, var, positions, self._counts(x, mask))
         return y
 
     def _average_samples(self, mean: Tensor, var: Tensor, positions: int, count: Tensor | None) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._dynamo import compiled_autograd
 
 from normcore import NORMS, make_norm, reference_pass
 
@@ -81,6 +82,25 @@ def test_a_compiled_training_step_is_one_graph_and_the_same(backend: str) -> Non
     compiled = copy.deepcopy(eager)
     forward = torch.compile(compiled, fullgraph=True, backend=backend)
     assert_close(trained(compiled, forward), trained(eager, eager))
+
+
+@pytest.mark.parametrize(
+    ("training", "names"),
+    [
+        (True, ["in", "sn"]),
+        (False, ["brn"]),
+        *(pytest.param(training, list(NORMS), marks=pytest.mark.ci) for training in (True, False)),
+    ],
+)
+def test_the_backward_pass_of_eager_layers_compiles_to_one_graph(training: bool, names: list[str]) -> None:
+    """By compiled autograd, which looks into the engine's autograd functions: one example of each, and all layers."""
+    eager = network(*names)
+    eager(pictures(2))
+    eager.train(training)
+    once = copy.deepcopy(eager)
+    with compiled_autograd._enable(torch.compile(backend="eager", fullgraph=True)):
+        found = trained(once, once)
+    assert_close(found, trained(eager, eager))
 
 
 def test_momentum_none_and_masks_compile_to_one_graph() -> None:
