@@ -34,6 +34,20 @@ GENERATED = [
 MATHJAX = "book/_assets/mathjax/tex-chtml.js"
 
 
+def beside(name):
+    """The profiles of an experiment that are published beside the best, which its page shows; smoke judges nothing."""
+    folder = Path("data/results", name.replace("_", "-"), "profiles")
+    there = [p for p in ("quick", "half", "full") if (folder / f"{p}.json").is_file()]
+    return there[:-1] if PROFILE == "published" else []
+
+
+BESIDE = [f"book/runs/{profile}/{name}.ipynb" for name in NOTEBOOKS for profile in beside(name)]
+
+
+wildcard_constraints:
+    name="[^/]+",
+
+
 resource_scopes:
     gpu="local",  # profiles/default counts the GPUs of one machine, not those of a cluster
 
@@ -48,7 +62,7 @@ if workflow.is_main_process:  # not a job of it
         sys.exit(f"another build is at work here, process {HOLDER.read_text()}: wait for it, or end it")
     HOLDER.write_text(str(os.getpid()))
     for folder in ("runs", "normalizers", "_generated"):
-        for left in Path("book", folder).glob(".*.*"):  # half-written, by a build that was killed
+        for left in Path("book", folder).rglob(".*.*"):  # half-written, by a build that was killed
             left.unlink()
 
     def end_with(parent):
@@ -137,6 +151,25 @@ rule notebook:
         "exec normcore run {params.experiment} --profile {params.profile} --jobs {params.jobs} --to book/runs"
 
 
+rule beside:
+    """Execute one experiment with another profile that is published too; nothing is run."""
+    input:
+        "notebooks/{name}.ipynb",
+        "data/datasets.yaml",
+        "book/claims.yml",
+        "notebooks/{name}.yaml",
+        LAB,
+        results=results,
+    output:
+        "book/runs/{profile}/{name}.ipynb",
+    params:
+        experiment=lambda w: w.name.replace("_", "-"),
+    resources:
+        gpu=1,
+    shell:
+        "exec normcore run {params.experiment} --profile {wildcards.profile} --no-train --to book/runs/{wildcards.profile}"
+
+
 rule normalizer:
     """Execute a page on a normalizer: seconds, nothing is trained and no result is kept."""
     input:
@@ -156,6 +189,7 @@ rule pages:
         "book/newcomers.yml",
         "book/guide.yml",
         "book/advice.yml",
+        "data/results/history.yml",
         "book/_toc.yml",
         [f"notebooks/normalizers/{name}.ipynb" for name in LAYERS],
         BENCHMARKS,
@@ -192,6 +226,7 @@ rule html:
     input:
         expand("book/runs/{name}.ipynb", name=NOTEBOOKS),
         expand("book/normalizers/{name}.ipynb", name=NORMALIZERS),
+        BESIDE,
         rules.pages.output,
         MATHJAX,
         "_config.yml",

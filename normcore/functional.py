@@ -209,7 +209,8 @@ def _tables_of_inputs(mix: Mix, mean: Tensor, var: Tensor, *parameters: Tensor |
 
 def _tables(mix: Mix, mean: Tensor, var: Tensor, *parameters: Tensor | None) -> tuple[Tensor, ...]:
     center, scale, shift, *statistics = mix(mean, var, *parameters)
-    return *(_table(t.to(mean.dtype)) for t in (center, scale, shift)), *(s.detach() for s in statistics)
+    tables = (_table(t.to(mean.dtype)) for t in (center, scale, shift))
+    return *tables, *(s.detach() if s.requires_grad else s for s in statistics)
 
 
 def _applied(x: Tensor, center: Tensor, scale: Tensor, shift: Tensor) -> Tensor:

@@ -320,6 +320,16 @@ def test_a_page_reads_well(
 
 
 @pytest.mark.browser
+@pytest.mark.parametrize("page", ["index", "claims", "explorer", "runs/large_rates", "runs/catdog_lr"])
+def test_a_page_without_formulas_is_light(page: str, site: Path, reader: Reader) -> None:
+    watched = reader()
+    watched.page.goto(f"{site.as_uri()}/{page}.html")
+    files = {Path(unquote(urlsplit(url).path)) for url in watched.asked if url.startswith("file:")}
+    assert len(files) > 10
+    assert sum(file.stat().st_size for file in files) < 700_000
+
+
+@pytest.mark.browser
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("page", KINDS)
 def test_a_page_is_accessible(page: str, scheme: str, site: Path, reader: Reader) -> None:
@@ -356,18 +366,21 @@ def test_curves_are_switched_and_stepped_through_by_keyboard(site: Path, reader:
     watched = reader()
     watched.page.goto(f"{site.as_uri()}/runs/fashion_lenet.html")
     figure = watched.page.locator("figure[data-curves]").first
-    button = figure.locator("button[data-series='bn']")
+    box = figure.get_by_label("show bn", exact=True)
     line = figure.locator("svg [data-series='bn']").first
     text = figure.locator(".nc-read")
-    assert button.get_attribute("aria-pressed") == "true"
+    assert box.is_checked()
     assert line.is_visible()
-    assert "BN" in text.inner_text()
-    button.focus()
-    watched.page.keyboard.press("Enter")
-    assert button.get_attribute("aria-pressed") == "false"
+    assert "minus BN" in text.inner_text()
+    box.focus()
+    watched.page.keyboard.press("Space")
+    assert not box.is_checked()
     assert not line.is_visible()
-    assert "BN" not in text.inner_text().replace("no norm", "")
-    watched.page.keyboard.press("Enter")
+    watched.page.keyboard.press("Space")  # the table is another, and the same box has the focus
+    assert line.is_visible()
+    figure.get_by_label("only this: none", exact=True).click()
+    assert not line.is_visible()
+    figure.get_by_role("button", name="all", exact=True).click()
     assert line.is_visible()
     slider, cursor = figure.locator("input[type=range]"), figure.locator(".nc-cursor").first
     before = (text.inner_text(), float(cursor.get_attribute("x1") or "nan"))
@@ -432,18 +445,18 @@ def test_runs_are_explored_from_a_disk_and_the_view_stands_in_the_address(site: 
     page.goto(f"{site.as_uri()}/explorer.html#experiment=compare&f.batch_size=4")
     rows = page.locator("#nc-explorer tbody tr")
     rows.first.wait_for()
-    names = rows.locator("td:nth-child(2)").all_inner_texts()
+    names = rows.locator("th").all_inner_texts()
     assert {"BN", "LN", "no norm"} <= {name.strip() for name in names}
-    values = [float(text) for text in rows.locator("td:nth-child(3)").all_inner_texts()]
+    values = [float(text.split()[0]) for text in rows.locator("td:nth-child(3)").all_inner_texts()]
     assert values == sorted(values, reverse=True)  # accuracy: the best first
-    assert page.locator("#nc-explorer > svg g[data-line]").count() == rows.count()
+    assert page.locator("#nc-explorer .nc-picture > svg g[data-line]").count() == rows.count()
     bn = next(i for i, name in enumerate(names) if name.strip() == "BN")
-    rows.nth(bn).get_by_role("button", name="only this").click()
-    assert page.locator("#nc-explorer > svg g[data-line]").count() == 1
+    rows.nth(bn).get_by_role("button", name="only this: BN", exact=True).click()
+    assert page.locator("#nc-explorer .nc-picture > svg g[data-line]").count() == 1
     assert "off=" in page.url
     page.reload()
     rows.first.wait_for()
-    assert page.locator("#nc-explorer > svg g[data-line]").count() == 1
+    assert page.locator("#nc-explorer .nc-picture > svg g[data-line]").count() == 1
     page.get_by_role("button", name="all", exact=True).click()
     page.locator("select[name=view]").select_option("dots")
     assert "view=dots" in page.url

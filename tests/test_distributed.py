@@ -150,3 +150,26 @@ def test_a_layer_without_a_group_is_copied_and_pickled(name: str) -> None:
             assert torch.equal(twin(x), expected)
         if expected.requires_grad:
             expected.square().sum().backward()
+
+
+@pytest.mark.parametrize("name", [name for name in KINDS if name in NORMS])
+def test_a_synchronized_layer_is_copied_and_saved(name: str, tmp_path: Path) -> None:
+    """A copy is of the same processes; what is loaded, of all where there are some, and alone where there are none."""
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/meet", rank=0, world_size=1)
+    try:
+        layer, x = KINDS[name](4, process_group=dist.group.WORLD), torch.randn(3, 4, 5)
+        layer(x)
+        model = torch.optim.swa_utils.AveragedModel(nn.Sequential(layer))
+        torch.save(layer, tmp_path / "layer.pt")
+        loaded = torch.load(tmp_path / "layer.pt", weights_only=False)
+        expected = layer(x)
+        for twin in (copy.deepcopy(model.module[0]), loaded):
+            assert twin.process_group is dist.group.WORLD
+            assert torch.equal(twin(x), expected)
+        some = KINDS[name](4, process_group=dist.new_group([0]))
+        assert copy.deepcopy(some).process_group is some.process_group
+        with pytest.raises(pickle.PicklingError, match="Save its state_dict"):
+            pickle.dumps(some)
+    finally:
+        dist.destroy_process_group()
+    assert torch.load(tmp_path / "layer.pt", weights_only=False).process_group is None

@@ -1,71 +1,136 @@
-// Curves: buttons switch lines on and off, a line that is pointed at stands out, a slider reads the values. Without this
-// the figure is the same, with its legend and its table.
-document.addEventListener("DOMContentLoaded", () => {
-  const number = (v) => v.toPrecision(4);
-  const place = (v) => Number(v.toPrecision(3)).toString();
-  const element = (name, ...children) => {
+// Lines that are switched, pointed at and read: of the figures of the experiments, and of the explorer. Without this script
+// a figure is the same, with its legend and its table.
+(() => {
+  const STRONG = 7; // lines at full strength
+
+  const element = (name, attributes = {}, ...children) => {
     const made = document.createElement(name);
+    for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
     made.append(...children);
     return made;
   };
+  const number = (value) => (value === null || value === undefined ? "–" : Number(value.toPrecision(4)).toString());
 
-  for (const figure of document.querySelectorAll("figure[data-curves]")) {
-    const { x, panels } = JSON.parse(figure.dataset.curves);
-    const drawings = [...figure.querySelectorAll(".nc-panel svg")];
-    const off = new Set();
-    const legend = figure.querySelector(".nc-legend");
+  /** Mean, and the ends of its interval, of a line at a point; nothing before its first and behind its last. */
+  function value(points, at) {
+    const k = points ? points.x.findLastIndex((x) => x <= at * (1 + 1e-9)) : -1;
+    const there = k >= 0 && at <= points.x.at(-1) * (1 + 1e-9);
+    return there ? { mean: points.mean[k], low: points.low[k], high: points.high[k] } : { mean: null, low: null, high: null };
+  }
 
-    for (const entry of legend.querySelectorAll("[data-series]")) {
-      const button = element("button", ...entry.childNodes);
-      button.type = "button";
-      button.dataset.series = entry.dataset.series;
-      button.addEventListener("click", () => {
-        if (!off.delete(button.dataset.series)) off.add(button.dataset.series);
-        show();
-      });
-      entry.replaceWith(button);
+  /**
+   * What is under drawings of lines: a slider along their axis, and a table of the lines there, the best of the first panel
+   * first, in which they are switched. The group of a line in a drawing has its name, data-line.
+   *
+   * place: of the drawings and of this, whose elements are returned.
+   * axis, panels: what stands at the axis, and what each panel measures.
+   * lines: { name, swatch, seeds, diverged, panels: [{ x, mean, low, high }], rival: the name of BN beside it }.
+   * lower: whether less is better; off: the names that are not shown; at: where on the axis.
+   * draw(at, shown, off): called when one of these has changed, with the lines that are shown, the best first.
+   */
+  const follow = ({ place, axis, panels, lines, lower, off, at, draw }) => {
+    const grid = [...new Set(lines.flatMap((line) => line.panels.flatMap((points) => points?.x ?? [])))].sort((a, b) => a - b);
+    const nearest = (x) => grid.reduce((best, point, i) => (Math.abs(point - x) < Math.abs(grid[best] - x) ? i : best), 0);
+    const slider = element("input", { type: "range", min: 0, max: grid.length - 1, value: at === undefined ? grid.length - 1 : nearest(at) });
+    const output = element("output");
+    const step = element("div", { class: "nc-step" }, element("label", {}, `${axis} `, slider), output);
+    const table = element("div", { class: "nc-read" });
+
+    const button = (words, act) => {
+      const made = element("button", { type: "button" }, words);
+      made.addEventListener("click", () => { act(); show(); });
+      return made;
+    };
+    const only = (kept) => {
+      off.clear();
+      for (const { name } of lines) if (name !== kept) off.add(name);
+    };
+    const buttons = element("p", { class: "nc-buttons" }, button("all", () => off.clear()), button("none", () => only(null)));
+
+    /** The line stands out; with null all do. */
+    function point(name) {
+      for (const marked of place.querySelectorAll("[data-line]")) {
+        marked.classList.toggle("nc-faint", name !== null && marked.dataset.line !== name);
+        marked.classList.toggle("nc-near", marked.dataset.line === name);
+      }
     }
-    const buttons = [...legend.querySelectorAll("button")];
-    if (buttons.length > 3)
-      for (const [words, hidden] of [["all", []], ["none", buttons.map((button) => button.dataset.series)]])
-        legend.append(action(words, hidden));
 
-    /** A button that shows all lines but the hidden ones. */
-    function action(words, hidden) {
-      const button = element("button", words);
-      button.type = "button";
-      button.addEventListener("click", () => {
-        off.clear();
-        hidden.forEach((name) => off.add(name));
-        show();
-      });
-      return button;
+    place.addEventListener("pointermove", (event) => {
+      const drawing = event.target.closest("svg");
+      const row = event.target.closest("tr[data-line]");
+      point(drawing?.querySelector("[data-line]") ? under(drawing, event) : row?.dataset.line ?? null);
+    });
+    place.addEventListener("pointerleave", () => point(null));
+
+    /** The name of the line that is nearest to the pointer, up and down more than to the sides. */
+    function under(drawing, event) {
+      let [least, name] = [25, null];
+      for (const group of drawing.querySelectorAll("g[data-line]:not(.nc-off)")) {
+        const path = group.querySelector('path[d][style*="fill: none"], path[fill=none]');
+        const matrix = path?.getScreenCTM();
+        for (const [, x, y] of path?.getAttribute("d").matchAll(/(-?[\d.]+)[ ,](-?[\d.]+)/g) ?? []) {
+          const far = Math.hypot((matrix.a * x + matrix.e - event.clientX) * 0.3, matrix.d * y + matrix.f - event.clientY);
+          if (far < least) [least, name] = [far, group.dataset.line];
+        }
+      }
+      return name;
     }
 
     function show() {
-      for (const button of buttons) button.setAttribute("aria-pressed", String(!off.has(button.dataset.series)));
-      for (const line of figure.querySelectorAll(".nc-panel [data-series]")) line.classList.toggle("nc-off", off.has(line.dataset.series));
-      read();
+      const here = grid[slider.value];
+      const read = lines.map((line) => ({ ...line, found: line.panels.map((points) => value(points, here)) }));
+      const rank = ({ found: [{ mean }] }) => (mean === null ? Infinity : lower ? mean : -mean);
+      read.sort((a, b) => rank(a) - rank(b) || 0);
+      const shown = read.filter((line) => !off.has(line.name));
+      output.textContent = number(here);
+      slider.setAttribute("aria-valuetext", `${axis} ${number(here)}`);
+      draw(here, shown, off);
+      const weak = new Set(shown.slice(STRONG).map((line) => line.name));
+      for (const group of place.querySelectorAll("svg [data-line]")) group.classList.toggle("nc-weak", weak.has(group.dataset.line));
+      const compared = read.some((line) => rival(line, read));
+      const heads = panels.flatMap((title) => [title, ...(compared ? ["minus BN"] : [])]);
+      const head = element("tr", {}, ...["", "", ...heads, "seeds", ""].map((words) => element("th", { scope: "col" }, words)));
+      const focused = table.contains(document.activeElement) ? document.activeElement.getAttribute("aria-label") : null;
+      table.replaceChildren(element("table", {}, element("thead", {}, head), element("tbody", {}, ...read.map((line) => row(line, read, compared)))));
+      if (focused) table.querySelector(`[aria-label="${CSS.escape(focused)}"]`)?.focus();
     }
 
-    /** The line of the name stands out; with none all do. */
-    function point(name) {
-      for (const line of figure.querySelectorAll(".nc-panel [data-series]"))
-        line.classList.toggle("nc-faint", name !== undefined && line.dataset.series !== name);
+    const rival = (line, read) => read.find((other) => other.name === line.rival && other.name !== line.name);
+
+    function row(line, read, compared) {
+      const box = element("input", { type: "checkbox", "aria-label": `show ${line.name}` });
+      box.checked = !off.has(line.name);
+      box.addEventListener("change", () => {
+        if (!off.delete(line.name)) off.add(line.name);
+        show();
+      });
+      const alone = button("only this", () => only(line.name));
+      alone.setAttribute("aria-label", `only this: ${line.name}`);
+      const beside = rival(line, read);
+      const cells = line.found.flatMap(({ mean, low, high }, i) => {
+        const range = line.seeds < 5 ? " range" : "";
+        const ends = low === null ? [] : [" ", element("small", {}, `[${number(low)}, ${number(high)}]${range}`)];
+        const from = beside?.found[i].mean ?? null;
+        const apart = mean === null || from === null ? "" : `${mean > from ? "+" : ""}${number(mean - from)}`;
+        return [element("td", {}, number(mean), ...ends), ...(compared ? [element("td", {}, apart)] : [])];
+      });
+      const seeds = (line.seeds === 1 ? "one run" : String(line.seeds)) + (line.diverged ? `, ${line.diverged} diverged` : "");
+      return element("tr", { "data-line": line.name }, element("td", {}, box), element("th", { scope: "row" }, line.swatch, ` ${line.label ?? line.name}`),
+        ...cells, element("td", {}, seeds), element("td", {}, alone));
     }
-    figure.addEventListener("pointerover", (event) => point(event.target.closest?.("[data-series]")?.dataset.series));
-    figure.addEventListener("pointerleave", () => point(undefined));
 
-    const lines = panels.flatMap((p) => Object.values(p.series));
-    const grid = [...new Set(lines.flatMap((s) => s.x))].sort((a, b) => a - b);
-    const step = document.createElement("div");
-    step.className = "nc-step";
-    step.innerHTML = `<label>${x} <input type="range" min="0" max="${grid.length - 1}" value="${grid.length - 1}"></label><output></output>`;
-    const [slider, output] = [step.querySelector("input"), step.querySelector("output")];
-    const values = document.createElement("div");
-    values.className = "nc-read";
-    legend.after(step, values);
+    slider.addEventListener("input", show);
+    show();
+    return { parts: [step, buttons, table], move: (x) => { slider.value = nearest(x); show(); } };
+  };
+  window.normcore = { element, number, lines: follow };
 
+  /** A figure that was drawn before: its legend becomes the table. */
+  function figure(place) {
+    const { x, lower, seeds, panels } = JSON.parse(place.dataset.curves);
+    const drawings = [...place.querySelectorAll(".nc-panel svg")];
+    const legend = place.querySelector(".nc-legend");
+    for (const group of place.querySelectorAll(".nc-panel [data-series]")) group.dataset.line = group.dataset.series;
     const cursors = drawings.map((drawing, i) => {
       const line = document.createElementNS("http://www.w3.org/2000/svg", "line");
       line.setAttribute("class", "nc-cursor");
@@ -74,41 +139,19 @@ document.addEventListener("DOMContentLoaded", () => {
       drawing.append(line);
       return line;
     });
-
-    /** Mean, and the ends of its interval, of a line at a point; nothing before its first and behind its last. */
-    function value(series, at) {
-      const k = series ? series.x.findLastIndex((point) => point <= at + 1e-9) : -1;
-      return k < 0 || at > series.x.at(-1) + 1e-9 ? null : { mean: series.mean[k], low: series.low[k], high: series.high[k] };
-    }
-
-    function cell(found) {
-      if (!found || found.mean === null) return "–";
-      return number(found.mean) + (found.low === null ? "" : ` [${number(found.low)}, ${number(found.high)}]`);
-    }
-
-    /** A table of the lines that are shown at the slider's point, the best in the first panel first. */
-    function read() {
-      const at = grid[slider.value];
-      output.textContent = place(at);
-      slider.setAttribute("aria-valuetext", `${x} ${place(at)}`);
-      panels.forEach(({ line: [zero, unit] }, i) => ["x1", "x2"].forEach((end) => cursors[i].setAttribute(end, zero + unit * at)));
-      const names = [...new Set(panels.flatMap((panel) => Object.keys(panel.series)))].filter((name) => !off.has(name));
-      const found = Object.fromEntries(names.map((name) => [name, panels.map((panel) => value(panel.series[name], at))]));
-      const sign = panels[0].title.includes("loss") ? 1 : -1;
-      const rank = (name) => sign * (found[name][0]?.mean ?? sign * Infinity);
-      names.sort((a, b) => rank(a) - rank(b));
-      const label = (name) => panels.map((panel) => panel.series[name]?.label).find(Boolean);
-      const rows = names.map((name) => {
-        const row = element("tr", Object.assign(element("th", label(name)), { scope: "row" }), ...found[name].map((one) => element("td", cell(one))));
-        row.dataset.series = name;
-        if (buttons.length > 3) row.append(element("td", action("only", buttons.map((b) => b.dataset.series).filter((other) => other !== name))));
-        return row;
-      });
-      const head = element("tr", ...["", ...panels.map((panel) => panel.title)].map((words) => Object.assign(element("th", words), { scope: "col" })));
-      if (buttons.length > 3) head.append(element("td"));
-      values.replaceChildren(element("table", element("thead", head), element("tbody", ...rows)));
-    }
-    slider.addEventListener("input", read);
-    show();
+    const lines = [...legend.querySelectorAll("[data-series]")].map((entry) => {
+      const name = entry.dataset.series;
+      const [swatch, label] = entry.childNodes;
+      return { name, label: label.textContent, swatch, seeds: seeds[name], panels: panels.map((panel) => panel.series[name]),
+        rival: `bn${name.match(/-(head|report)$/)?.[0] ?? ""}` };
+    });
+    const { parts } = follow({ place, axis: x, panels: panels.map((panel) => panel.title), lines, lower, off: new Set(),
+      draw(at, _, off) {
+        for (const group of place.querySelectorAll("svg [data-line]")) group.classList.toggle("nc-off", off.has(group.dataset.line));
+        panels.forEach(({ line: [zero, unit] }, i) => ["x1", "x2"].forEach((end) => cursors[i].setAttribute(end, zero + unit * at)));
+      } });
+    legend.replaceWith(...parts);
   }
-});
+
+  document.addEventListener("DOMContentLoaded", () => document.querySelectorAll("figure[data-curves]").forEach(figure));
+})();

@@ -1,6 +1,8 @@
-// The explorer: the runs of an experiment as curves or as dots, and their values at a point. What is shown stands in the
-// address. The data of an experiment is a script of its own (normcore/lab/book/explorer.py), so that this works from a disk.
+// The explorer: the runs of an experiment as curves or as dots, and their values at a point (curves.js). What is shown stands
+// in the address. The data of an experiment is a script of its own (normcore/lab/book/explorer.py), so that this works from a
+// disk.
 (() => {
+  const { element, number, lines: follow } = window.normcore;
   const place = document.querySelector("#nc-explorer");
   const files = { waiting: {}, there: {} };
   window.normcoreRuns = (name, data) => files.waiting[name](data);
@@ -11,27 +13,19 @@
     epoch: ["epochs", (line) => 1 / line.epoch],
     seconds: ["seconds, as they were measured", (line) => line.seconds],
   };
-  const STRONG = 7; // lines at full strength
   const HEIGHT = 420;
   let WIDTH = 760; // as wide as the page, so that a unit is a pixel
   const BOX = { left: 62, right: 14, top: 12, bottom: 46 };
   const state = Object.fromEntries(new URLSearchParams(location.hash.slice(1)));
+  let move = null; // takes the values of another point of the axis
   const off = new Set((state.off ?? "").split("|").filter(Boolean));
-  let near = null; // the line that is pointed at
 
-  const element = (name, attributes = {}, ...children) => {
-    const made = document.createElement(name);
-    for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
-    made.append(...children);
-    return made;
-  };
   const drawn = (name, attributes = {}, ...children) => {
     const made = document.createElementNS("http://www.w3.org/2000/svg", name);
     for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
     made.append(...children);
     return made;
   };
-  const number = (value) => (value === null || value === undefined ? "–" : Number(value.toPrecision(4)).toString());
 
   // --- data ---
 
@@ -52,7 +46,7 @@
 
   const sorted = (values) => [...new Set(values)].sort((a, b) => Number(a) - Number(b) || a.localeCompare(b));
 
-  /** The lines of the view, each with its name, its points along the axis and its place in the legend. */
+  /** The lines of the view, each with its name, its points along the axis and the name of BN beside it. */
   function view(profile) {
     const fields = Object.keys(profile.fields);
     const free = fields.filter((field) => state[`f.${field}`] === "all");
@@ -63,26 +57,12 @@
       const names = free.map((field) => `${profile.fields[field]} ${line.facets[field]}`);
       const scale = X[state.x][1](line);
       const at = points.x.map((step) => step * scale);
-      return { ...line, look: profile.looks[line.variant], points: { ...points, x: at },
+      const look = profile.looks[line.variant];
+      return { ...line, look, swatch: swatch(look), panels: [{ ...points, x: at }],
         name: [profile.looks[line.variant].label, ...names].join(", "), others: JSON.stringify(fields.map((f) => line.facets[f])) };
     });
-    const ends = lines.map((line) => line.points.x.at(-1));
-    const at = state.at === undefined ? Math.max(...ends) : Number(state.at);
-    for (const line of lines) Object.assign(line, value(line, at));
-    for (const line of lines) {
-      const rival = lines.find((other) => other.variant === "bn" && other.others === line.others);
-      line.apart = rival && rival !== line && line.mean !== null && rival.mean !== null ? line.mean - rival.mean : null;
-    }
-    const better = state.measure.endsWith("loss") ? 1 : -1;
-    lines.sort((a, b) => (a.mean === null) - (b.mean === null) || better * (a.mean - b.mean));
-    return { lines, at, end: Math.max(...ends) };
-  }
-
-  function value(line, at) {
-    const { x, mean, low, high } = line.points;
-    const k = x.findLastIndex((point) => point <= at * (1 + 1e-9));
-    const there = k >= 0 && at <= x.at(-1) * (1 + 1e-9);
-    return there ? { mean: mean[k], low: low[k], high: high[k] } : { mean: null, low: null, high: null };
+    for (const line of lines) line.rival = lines.find((other) => other.variant === "bn" && other.others === line.others)?.name;
+    return lines;
   }
 
   // --- drawing ---
@@ -135,10 +115,9 @@
       drawn("path", { d: `M${BOX.left},${BOX.top}V${bottom}H${WIDTH - BOX.right}`, class: "nc-axis" }));
   }
 
-  function curves({ lines, at, end }) {
-    const shown = lines.filter((line) => !off.has(line.name));
+  function curves(shown, at, end) {
     const log = state.measure.endsWith("loss");
-    const all = shown.flatMap((line) => [...line.points.mean, ...line.points.low, ...line.points.high]).filter((v) => v !== null && (!log || v > 0));
+    const all = shown.flatMap((line) => [...line.panels[0].mean, ...line.panels[0].low, ...line.panels[0].high]).filter((v) => v !== null && (!log || v > 0));
     const picture = drawn("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img" });
     if (!all.length) return picture;
     const [low, high] = [Math.min(...all), Math.max(...all)];
@@ -147,15 +126,19 @@
     const x = scaled(0, end, BOX.left, WIDTH - BOX.right);
     const y = scaled(...ys, HEIGHT - BOX.bottom, BOX.top, log);
     axes(picture, [0, end], ys, x, y, { x: X[state.x][0], y: state.measure }, { x: false, y: log });
-    shown.forEach((line, rank) => picture.append(curve(line, rank, x, y, log)));
+    for (const line of shown) picture.append(curve(line, x, y, log));
     picture.append(drawn("line", { x1: x(at), x2: x(at), y1: BOX.top, y2: HEIGHT - BOX.bottom, class: "nc-cursor" }));
-    pointed(picture, shown, x, y);
+    picture.addEventListener("click", (event) => {
+      const box = picture.getBoundingClientRect();
+      const px = ((event.clientX - box.left) / box.width) * WIDTH;
+      move(Math.min(end, Math.max(0, ((px - BOX.left) / (WIDTH - BOX.left - BOX.right)) * end)));
+    });
     return picture;
   }
 
-  function curve(line, rank, x, y, log) {
-    const { points, look } = line;
-    const group = drawn("g", { "data-line": line.name, class: rank < STRONG ? "" : "nc-weak" });
+  function curve(line, x, y, log) {
+    const { look, panels: [points] } = line;
+    const group = drawn("g", { "data-line": line.name });
     const kept = points.x.map((_, i) => i).filter((i) => points.mean[i] !== null && (!log || points.mean[i] > 0));
     const whole = kept.filter((i) => points.low[i] !== null && (!log || points.low[i] > 0));
     if (whole.length > 1) {
@@ -170,43 +153,8 @@
     return group;
   }
 
-  /** The line nearest to the pointer stands out; a click takes the values there. */
-  function pointed(picture, shown, x, y) {
-    const inside = (event) => {
-      const box = picture.getBoundingClientRect();
-      return [((event.clientX - box.left) / box.width) * WIDTH, ((event.clientY - box.top) / box.height) * HEIGHT];
-    };
-    picture.addEventListener("pointermove", (event) => {
-      const [px, py] = inside(event);
-      let least = 25;
-      let found = null;
-      for (const line of shown)
-        line.points.x.forEach((at, i) => {
-          const far = Math.hypot((x(at) - px) * 0.3, y(line.points.mean[i] ?? NaN) - py);
-          if (far < least) [least, found] = [far, line.name];
-        });
-      point(found);
-    });
-    picture.addEventListener("pointerleave", () => point(null));
-    picture.addEventListener("click", (event) => {
-      const [px] = inside(event);
-      const end = Math.max(...shown.map((line) => line.points.x.at(-1)));
-      state.at = number(Math.min(end, Math.max(0, ((px - BOX.left) / (WIDTH - BOX.left - BOX.right)) * end)));
-      render();
-    });
-  }
-
-  function point(name) {
-    if (name === near) return;
-    near = name;
-    for (const marked of place.querySelectorAll("[data-line]")) {
-      marked.classList.toggle("nc-faint", name !== null && marked.dataset.line !== name);
-      marked.classList.toggle("nc-near", marked.dataset.line === name);
-    }
-  }
-
-  function dots({ lines }) {
-    const shown = lines.filter((line) => !off.has(line.name) && line.mean !== null);
+  function dots(lines) {
+    const shown = lines.map((line) => ({ ...line, ...line.found[0] })).filter((line) => line.mean !== null);
     const height = 60 + 24 * shown.length;
     const left = Math.min(220, 20 + 7 * Math.max(0, ...shown.map((line) => line.name.length)));
     const all = shown.flatMap((line) => [line.mean, line.low, line.high]).filter((v) => v !== null);
@@ -245,7 +193,7 @@
     return element("label", {}, `${asks} `, select);
   }
 
-  function form(data, profile, lines) {
+  function form(data, profile) {
     const fields = Object.entries(profile.fields).map(([field, asks]) =>
       choice(`f.${field}`, asks, [...sorted(profile.lines.map((line) => line.facets[field])).map((v) => [v, v]), ["all", "all"]]));
     const measures = sorted(profile.lines.flatMap((line) => Object.keys(line.curves))).map((m) => [m, m]);
@@ -256,53 +204,9 @@
       choice("view", "drawn as", [["curves", "curves"], ["dots", "dots at the point"]]));
   }
 
-  function slider({ at, end }) {
-    const input = element("input", { type: "range", min: 0, max: 100, value: Math.round((100 * at) / end), "aria-valuetext": number(at) });
-    input.addEventListener("change", () => {
-      state.at = number((end * input.value) / 100);
-      if (input.value === "100") delete state.at;
-      render().then(() => place.querySelector("input[type=range]").focus());
-    });
-    return element("div", { class: "nc-step" }, element("label", {}, `${X[state.x][0]} `, input), element("output", {}, number(at)));
-  }
-
-  function table({ lines }) {
-    const head = element("tr");
-    for (const words of ["", "", state.measure, "interval or range", "seeds", "minus BN", ""]) head.append(element("th", { scope: "col" }, words));
-    const rows = lines.map((line) => {
-      const box = element("input", { type: "checkbox", "aria-label": `show ${line.name}` });
-      box.checked = !off.has(line.name);
-      box.addEventListener("change", () => {
-        if (!off.delete(line.name)) off.add(line.name);
-        render();
-      });
-      const only = element("button", { type: "button" }, "only this");
-      only.addEventListener("click", () => {
-        off.clear();
-        for (const other of lines) if (other !== line) off.add(other.name);
-        render();
-      });
-      const swatch = drawn("svg", { viewBox: "0 0 36 14", width: 36, height: 14, "aria-hidden": "true" },
-        drawn("line", { x1: 1, x2: 35, y1: 7, y2: 7, stroke: line.look.color, "stroke-width": 2, "stroke-dasharray": line.look.dash.map((part) => 2 * part).join(" ") }),
-        marker(line.look.marker, 18, 7, line.look.color));
-      const seeds = line.diverged ? `${line.seeds}, ${line.diverged} diverged` : String(line.seeds);
-      const ends = line.low === null ? (line.seeds === 1 ? "one run" : "–") : `${number(line.low)} to ${number(line.high)}${line.seeds < 5 ? " (range)" : ""}`;
-      const apart = line.apart === null ? "" : (line.apart > 0 ? "+" : "") + number(line.apart);
-      const row = element("tr", { "data-line": line.name }, element("td", {}, box), element("td", {}, swatch, ` ${line.name}`),
-        ...[number(line.mean), ends, seeds, apart].map((text) => element("td", {}, text)), element("td", {}, only));
-      row.addEventListener("pointerenter", () => point(line.name));
-      row.addEventListener("pointerleave", () => point(null));
-      return row;
-    });
-    const every = (words, act) => {
-      const button = element("button", { type: "button" }, words);
-      button.addEventListener("click", () => { act(); render(); });
-      return button;
-    };
-    const buttons = element("p", { class: "nc-buttons" }, every("all", () => off.clear()), every("none", () => lines.forEach((line) => off.add(line.name))));
-    return element("div", { class: "nc-read-out" }, buttons,
-      element("table", { class: "table" }, element("thead", {}, head), element("tbody", {}, ...rows)));
-  }
+  const swatch = (look) => drawn("svg", { viewBox: "0 0 36 14", width: 36, height: 14, "aria-hidden": "true" },
+    drawn("line", { x1: 1, x2: 35, y1: 7, y2: 7, stroke: look.color, "stroke-width": 2, "stroke-dasharray": look.dash.map((part) => 2 * part).join(" ") }),
+    marker(look.marker, 18, 7, look.color));
 
   function code(profile) {
     const fields = Object.keys(profile.fields).filter((field) => state[`f.${field}`] !== "all");
@@ -339,14 +243,34 @@
     }
     if (!(state.x in X)) state.x = "step";
     if (state.view !== "dots") state.view = "curves";
-    const seen = view(profile);
-    near = null;
     WIDTH = Math.min(900, Math.max(320, place.clientWidth));
-    const picture = state.view === "dots" ? dots(seen) : curves(seen);
-    picture.setAttribute("aria-label", `${state.measure} of ${seen.lines.map((line) => line.name).join(", ")}; the table has the values.`);
-    const body = seen.lines.length ? [picture, slider(seen), table(seen)] : ["No run is all of this: choose another value, or all."];
+    const seen = view(profile);
+    const picture = element("div", { class: "nc-picture" });
     const link = element("a", { href: data.page }, data.title);
-    place.replaceChildren(form(data, profile, seen.lines), ...body, element("p", {}, "From ", link, "."), code(profile));
+    const below = [element("p", {}, "From ", link, "."), code(profile)];
+    if (!seen.length) {
+      place.replaceChildren(form(data, profile), "No run is all of this: choose another value, or all.", ...below);
+      return;
+    }
+    const end = Math.max(...seen.map((line) => line.panels[0].x.at(-1)));
+    const { parts, move: moved } = follow({ place: picture, axis: X[state.x][0], panels: [state.measure], lines: seen,
+      lower: state.measure.endsWith("loss"), off, at: state.at === undefined ? undefined : Number(state.at),
+      draw(at, shown) {
+        const svg = state.view === "dots" ? dots(shown) : curves(shown, at, end);
+        svg.setAttribute("aria-label", `${state.measure} of ${shown.map((line) => line.name).join(", ")}; the table has the values.`);
+        picture.querySelector(":scope > svg")?.remove();
+        picture.prepend(svg);
+        if (at < end) state.at = number(at);
+        else delete state.at;
+        keep();
+      } });
+    move = moved;
+    picture.append(...parts);
+    place.replaceChildren(form(data, profile), picture, ...below);
+  }
+
+  /** What is shown, in the address. */
+  function keep() {
     if (off.size) state.off = [...off].join("|");
     else delete state.off;
     history.replaceState(null, "", `#${new URLSearchParams(state)}`);

@@ -285,6 +285,7 @@ def publish(
     from . import paths
     from .publish import offer
     from .runs.experiments import find
+    from .verdicts.history import note
 
     with TemporaryDirectory() as scratch:
         made = offer(find(name), profile, Path(scratch), mixed=mixed, replace=replace)
@@ -296,6 +297,7 @@ def publish(
         console.print(change)
     if yes or typer.confirm(f"Write {len(made.runs)} runs to {paths.published() / name}?", abort=True):
         made.write(paths.published())
+        note(made.verdicts, f"{name}: results of the profile {profile}")
         console.print(f"{name}: {len(made.runs)} runs are published under profile {profile}")
 
 
@@ -336,9 +338,18 @@ def verify(
 def claims(
     as_json: AsJson = False,
     planned: Annotated[bool, typer.Option("--plan", help="The runs that would decide the undecided.")] = False,
+    why: Annotated[str, typer.Option("--note", metavar="WHY", help="Note what changed in the history.")] = "",
 ) -> None:
     """Every statement of the five documents with its verdict, computed from the results."""
     from .verdicts.claims import judge_all
+
+    if why:
+        from . import paths
+        from .verdicts.history import note
+
+        with paths.only(paths.published()):
+            changed = note({judged.id: judged.verdict for judged in judge_all()}, why)
+        return _show([{"id": name, "verdict": verdict} for name, verdict in changed.items()])
 
     if planned:
         from .verdicts.plan import plan

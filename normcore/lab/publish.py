@@ -26,7 +26,8 @@ class Offer:
         stages: stage -> the keys that the profile then has published.
         left: what is not taken, and why, in sentences.
         notes: what else is to be known, in sentences.
-        changes: the verdicts that would be others.
+        changes: the verdicts that would be others, in sentences.
+        verdicts: statement -> the verdict that it would have.
         empty: whether it would change nothing.
     """
 
@@ -37,6 +38,7 @@ class Offer:
     left: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     changes: list[str] = field(default_factory=list)
+    verdicts: dict[str, str] = field(default_factory=dict)
     empty: bool = False
 
     def write(self, published: Path) -> None:
@@ -70,7 +72,7 @@ def offer(experiment: Experiment, profile: str, scratch: Path, *, mixed: bool = 
     made = Offer(experiment, profile)
     before = _verdicts(experiment, scratch)
     _gather(made, store, scratch, mixed, replace)
-    after = _verdicts(experiment, scratch)
+    made.verdicts = after = _verdicts(experiment, scratch)
     made.changes = [f"{name}: {before[name]} becomes {after[name]}" for name in before if before[name] != after[name]]
     return made
 

@@ -251,14 +251,15 @@ def paired_difference(table: pd.DataFrame, metric: str, a: str, b: str, *, by: s
     return mean_interval(difference, prior._replace(variance=2 * prior.variance))
 
 
-def spread(seeds: int, what: str = "bands") -> str:
-    """What is drawn around a mean over so many seeds, for the sentence of a caption; of one seed nothing is.
+def spread(seeds: int | pd.DataFrame, what: str = "bands") -> str:
+    """What is drawn around a mean over so many seeds, or over those of these rows, for the sentence of a caption.
 
     >>> [f"Means{spread(n)}." for n in (5, 3, 1)]
-    ['Means, bands 95 % intervals.', 'Means, bands the range of 3 seeds.', 'Means.']
+    ['Means, bands 95 % intervals.', 'Means, bands the range of 3 seeds.', 'Means, here one run each.']
     """
+    seeds = int(seeds["seed"].nunique()) if isinstance(seeds, pd.DataFrame) else seeds
     if seeds < 2:
-        return ""
+        return ", here one run each"
     return f", {what} the range of {seeds} seeds" if seeds < MIN_SEEDS else f", {what} 95 % intervals"
 
 
@@ -335,6 +336,28 @@ def benjamini_hochberg(p: Sequence[float]) -> list[float]:
     """The p values of many tests, so that of those below a level no larger a share is wrong (Benjamini & Hochberg
     1995)."""
     return [float(q) for q in scipy.stats.false_discovery_control(p)] if p else []
+
+
+# --- the smallest effects of interest ---------------------------------------------------------------------
+
+#: The smallest effect of interest of a measure: a difference within it is a tie, whatever its sign. Accuracies are
+#: shares of images, losses nats. What is not named has 5 % of the size of what is compared.
+SMALLEST = {
+    "train_accuracy": 0.005, "batch_accuracy": 0.005, "test_accuracy": 0.005, "validation_accuracy": 0.005,
+    "peak": 0.005, "highest": 0.005, "overfitting": 0.005, "fall": 0.005, "jitter": 0.002,
+    "train_loss": 0.02, "batch_loss": 0.02, "test_loss": 0.02, "validation_loss": 0.02, "progress": 0.02,
+    "batch_jitter": 0.02, "train_jitter": 0.02, "tau": 0.1, "tau_p": 0.0,
+    "training_set.accuracy": 0.005, "training_set.loss": 0.02,
+}  # fmt: skip
+SMALLEST_SHARE = 0.05  # of the size of what is compared
+SMALLEST_LOG2 = 0.1  # of a binary logarithm, a factor of 1.07
+
+
+def smallest(metric: str, size: float) -> float:
+    """The smallest effect of interest of a measure whose values are of this size."""
+    if metric.startswith("log2("):
+        return SMALLEST_LOG2
+    return SMALLEST.get(metric.partition("[")[0], SMALLEST_SHARE * abs(size))
 
 
 # --- a choice ---------------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ from .runs.training import train
 from .stats import CONFIDENCE, MIN_SEEDS
 from .verdicts.predicates import setting_of
 
-SAME, NOISE, OTHER = "to the bit", "within seed noise", "differs"
+SAME, NOISE, FEW, OTHER = "to the bit", "within seed noise", "other bits, too few seeds to tell more", "differs"
 #: instruction sets, the largest first, as ATen and as oneDNN are told to use no larger one
 _INSTRUCTIONS = {"AVX512": ("avx512", "AVX512_CORE"), "AVX2": ("avx2", "AVX2"), "DEFAULT": ("default", "SSE41")}
 
@@ -38,7 +38,8 @@ class Verified:
     Attributes:
         published, again: the run as it was published, and as it came out here.
         outcome: ``SAME``, all curves, final metrics and probes; ``NOISE``, each final metric lies where one more seed's
-            would, in the 95 % prediction interval of the published seeds; or ``OTHER``.
+            would, in the 95 % prediction interval of the published seeds; ``FEW``, other bits, and fewer seeds than
+            such an interval takes; or ``OTHER``.
         change: the largest change of a final metric.
         instructions: the set that it was made again with.
         why: how the two runs' code, releases and machines differ, and why nothing more can be said.
@@ -79,7 +80,7 @@ def verify(published: Run, seeds: Sequence[Run]) -> Verified:
         found.append(compare(published, _again(published.config, name), seeds))
         if found[-1].outcome == SAME:
             break
-    return min(found, key=lambda one: (SAME, NOISE, OTHER).index(one.outcome))
+    return min(found, key=lambda one: (SAME, NOISE, FEW, OTHER).index(one.outcome))
 
 
 def _sets() -> list[str]:
@@ -102,12 +103,13 @@ def compare(published: Run, again: Run, seeds: Sequence[Run]) -> Verified:
     differences = _differences(published, again)
     if (again.curves, again.final, again.probes) == (published.curves, published.final, published.probes):
         return Verified(published, again, SAME, 0.0, used, "")
-    if len(seeds) < MIN_SEEDS:
-        differences.append(f"{len(seeds)} published seeds, too few to tell what a seed changes")
     numbers = {name: [run.final[name] for run in seeds if name in run.final] for name in published.final}
-    noise = len(seeds) >= MIN_SEEDS and all(_one_more(n, again.final.get(name)) for name, n in numbers.items())
-    change, outcome = max(changes, default=math.nan), NOISE if noise else OTHER
-    return Verified(published, again, outcome, change, used, "; ".join(differences))
+    if len(seeds) < MIN_SEEDS:
+        outcome = FEW
+        differences.append(f"{len(seeds)} published seeds, too few to tell what a seed changes")
+    else:
+        outcome = NOISE if all(_one_more(n, again.final.get(name)) for name, n in numbers.items()) else OTHER
+    return Verified(published, again, outcome, max(changes, default=math.nan), used, "; ".join(differences))
 
 
 def _one_more(seeds: Sequence[float], value: float | None) -> bool:

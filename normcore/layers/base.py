@@ -1,6 +1,8 @@
 """What the layers share: parameters, checks of the input, running statistics and their synchronization."""
 
+import copy
 import functools
+import pickle
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,6 +16,8 @@ from ..functional import affine, compiles, pool, pool_backward, recomputing, tra
 from ..kernels import SMALL, dense, memory_format, table_dtype
 
 __all__ = ["Leaf", "Norm", "Repeatable", "RunningNorm"]
+
+WORLD = "world"  # in a file, the group of all processes
 
 
 class Leaf(nn.Module):
@@ -221,6 +225,31 @@ class RunningNorm(Norm):
             state[key] = torch.zeros_like(self.num_batches_tracked)
         super()._load_from_state_dict(state, prefix, metadata, *rest)
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> "RunningNorm":
+        """A copy belongs to the same group of processes, which is no data."""
+        memo[id(self.process_group)] = self.process_group
+        memo[id(self)] = twin = type(self).__new__(type(self))
+        twin.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return twin
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = self.__dict__.copy()
+        state.pop("_last", None)  # see Repeatable
+        if self.process_group is not None:
+            if self.process_group is not dist.group.WORLD:
+                raise pickle.PicklingError(
+                    f"a {type(self).__name__} of some of the processes cannot be saved, as these are not known where "
+                    "it is loaded. Save its state_dict, or set process_group to None before"
+                )
+            state["process_group"] = WORLD
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if state.get("process_group") == WORLD:  # all processes, where there are some; else this one
+            there = dist.is_available() and dist.is_initialized()
+            self.process_group = dist.group.WORLD if there else None
+
     @property
     def _averages_batches(self) -> bool:
         """Whether training batches move the running averages."""
@@ -353,6 +382,9 @@ class RunningNorm(Norm):
         self.num_batches_tracked.add_(1)
         for average, value in ((self.running_mean, mean.view(-1)), (self.running_var, var.view(-1))):
             assert average is not None
+            if there is None and self.momentum is not None and average.dtype == value.dtype:
+                average.lerp_(value, self.momentum)
+                continue
             # not rounded before it is averaged: half precision ends at 65,504, and a share of more may well fit
             wide = torch.promote_types(average.dtype, value.dtype)
             m: Any = self.momentum if self.momentum is not None else self.num_batches_tracked.to(wide).reciprocal()

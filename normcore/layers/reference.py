@@ -161,10 +161,12 @@ class ReferenceBatchNorm(Repeatable, _Reference, RunningNorm):
         )
         self._keep_before(before, batch_mean, batch_var)
         if self.training and not self.frozen and not recomputing():
-            if self._needs_reference():
+            first = self._needs_reference()
+            if first:
                 self._refuse_reference_of_one(x, reference[3] if len(reference) > 3 else None)
                 self._refuse_not_finite(batch_mean, batch_var)
-            self._keep_reference(*reference[:3])
+            if first or traced():
+                self._keep_reference(*reference[:3])
         self._update(mean, var, size)
         return y
 
@@ -250,7 +252,7 @@ class VirtualBatchNorm(_Reference):
         )
         if first:
             self._refuse_not_finite(*reference[2:4])
-        if self.training and self._live is None and x.numel():
+        if first or (traced() and self.training and self._live is None and x.numel() > 0):
             self._keep_reference(*reference[2:])
         return y
 

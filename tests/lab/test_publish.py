@@ -15,6 +15,7 @@ from normcore.lab.publish import Offer, offer
 from normcore.lab.runs.experiments import Experiment
 from normcore.lab.runs.store import Run, Store
 from normcore.lab.verdicts import claims
+from normcore.lab.verdicts.history import history
 
 from .helpers import HOW, run_of, write_experiment
 
@@ -227,6 +228,7 @@ def test_the_command_asks_before_it_writes(
     assert ("Write 12 runs to" in done.output) == (not words)
     assert len(list(paths.published().glob("a-trial/*.json"))) == (12 if written else 0)
     assert (paths.published() / "a-trial" / "profiles" / "quick.json").is_file() == written
+    assert [c.verdict for c in history().get("S9-01", [])] == (["supported"] if written else [])
 
 
 # --- the code that runs were made by ---------------------------------------------------------------------

@@ -93,7 +93,11 @@ def test_an_interval_and_a_range_are_told_apart_in_words() -> None:
     assert f"{Interval(2, 1, 3, 5):.1f}" == "2.0 [1.0, 3.0]"
     assert f"{Interval(2, 1, 3, 3):.1f}" == "2.0 (range 1.0 to 3.0)"
     assert f"{Interval(2, 1, 3):.1f}" == "2.0 [1.0, 3.0]"  # not of seeds
-    assert [spread(n, "bars") for n in (1, 4, 5)] == ["", ", bars the range of 4 seeds", ", bars 95 % intervals"]
+    assert [spread(n, "bars") for n in (1, 4, 5)] == [
+        ", here one run each",
+        ", bars the range of 4 seeds",
+        ", bars 95 % intervals",
+    ]
 
 
 # --- the moderated variance ------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ Shape = tuple[int, ...]
 
 SHAPES: tuple[Shape, ...] = ((16, 16, 128, 128), (32, 64, 56, 56), (128, 256, 14, 14))
 SMALL: Shape = (8, 16, 8, 8)
+FORMS = ("channels_last", "bfloat16")  # of the input, with parameters in float32; measured at the middle shape, eager
 CUDA_BATCH = 256  # instead of the batch sizes above, on a GPU
 THREADS = 2  # on a CPU
 WARM_UP = 3  # calls before the first round; the first of them compiles
@@ -64,6 +65,7 @@ def layers(
     names: Sequence[str] = NAMES,
     shapes: Sequence[Shape] | None = None,
     small: Shape = SMALL,
+    forms: Sequence[str] = FORMS,
     engines: Sequence[str] = ENGINES,
     options: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> dict[str, Any]:
@@ -77,6 +79,7 @@ def layers(
         rounds: rounds in which the variants take turns.
         names: which layers, of ``NAMES`` or of one's own; ``bn`` has to be one of them.
         shapes, small: input shapes; by default those of the limits.
+        forms: of ``channels_last`` and ``bfloat16``, other forms of the input of the middle shape, for eager layers.
         engines: of ``eager`` and ``compiled``. A layer that does not heed the choice is timed once, as eager.
         options: layer -> options that it is made with.
 
@@ -89,6 +92,7 @@ def layers(
     chosen = choose_device(device)
     batch = CUDA_BATCH if chosen.type == "cuda" else None
     large = [tuple(s) for s in shapes or [(batch or n, *rest) for n, *rest in SHAPES]]
+    other = [(large[len(large) // 2], form) for form in forms]
     measured: dict[str, dict[str, Any]] = {_words(shape): {} for shape in (*large, small)}
     with _threads(chosen):
         found = provenance(chosen)
@@ -97,19 +101,28 @@ def layers(
             for engine in engines:  # changing it drops what was compiled
                 set_engine(engine)  # type: ignore[arg-type]
                 for shape in (*large, small):
-                    measured[_words(shape)].update(_measure(shape, chosen, engine, names, rounds, options or {}))
+                    measured[_words(shape)].update(_measure(shape, "", chosen, engine, names, rounds, options or {}))
+            set_engine("eager")
+            for shape, form in other:
+                measured[_words(shape, form)] = _measure(shape, form, chosen, "eager", names, rounds, options or {})
         finally:
             set_engine("auto")
     result = {
-        "setting": {"rounds": rounds, "dtype": "float32", "shapes": [_words(s) for s in large], "small": _words(small)},
+        "setting": {
+            "rounds": rounds,
+            "dtype": "float32",
+            "shapes": [_words(s) for s in large],
+            "small": _words(small),
+            **{form: _words(shape, form) for shape, form in other},
+        },
         "measured": measured,
         "provenance": found,
     }
     return {**result, "limits": judge(result)}
 
 
-def _words(shape: Shape) -> str:
-    return " x ".join(map(str, shape))
+def _words(shape: Shape, form: str = "") -> str:
+    return " x ".join(map(str, shape)) + (f" {form}" if form else "")
 
 
 def _size(shape: Shape) -> int:
@@ -144,11 +157,15 @@ class _Variant:
 
 
 def _measure(
-    shape: Shape, device: torch.device, engine: str, names: Sequence[str], rounds: int,
+    shape: Shape, form: str, device: torch.device, engine: str, names: Sequence[str], rounds: int,
     options: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, Any]:  # fmt: skip
-    """The rows of one shape and one engine; with ``eager`` those of the twins and of the floor too."""
+    """The rows of one input and one engine; with ``eager`` the floor's too, and of a usual input the twins'."""
     x, dy = (torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(device) for seed in (0, 1))
+    if form == "channels_last":
+        x, dy = (t.to(memory_format=torch.channels_last) for t in (x, dy))
+    elif form:
+        x, dy = x.to(getattr(torch, form)), dy.to(getattr(torch, form))
     x.requires_grad_()
     variants = {f"{name} {engine}": _Variant(_layer(name, shape[1], options.get(name, {})), x, dy) for name in names}
     if engine == "compiled":
@@ -156,10 +173,10 @@ def _measure(
         if not variants:
             return {}
     twins = {f"{name} torch": _Variant(TWINS[name](shape[1]), x, dy) for name in names if name in TWINS}
-    kept = twins if engine == "eager" else {BATCH_NORM: twins[BATCH_NORM]}
+    kept = twins if engine == "eager" and not form else {BATCH_NORM: twins[BATCH_NORM]}
     runs: dict[str, Callable[[], None]] = {**variants, **kept, FLOOR: lambda: _floor(x)}
     calls = max(10 if device.type == "cuda" else 1, min(64, 2**19 // x.numel()))  # that one time is of a millisecond
-    times = take_turns(runs, rounds, calls, device, f"{_words(shape)}, {engine}")
+    times = take_turns(runs, rounds, calls, device, f"{_words(shape, form)}, {engine}")
     rows = {name: _ratios(name, times) for name in times}
     for name, variant in {**variants, **kept}.items():
         rows[name].update(_memory(variant))
@@ -267,7 +284,8 @@ MET, NOISE, MISSED, NOT_MEASURED = "met", "within noise", "missed", "not measure
 
 
 class Limit(NamedTuple):
-    """A bound on a ratio of these layers; ``engine`` "best" is the compiled one where it works."""
+    """A bound on a ratio of these layers; ``engine`` "best" is the compiled one where it works, and ``inputs`` what the
+    setting calls the inputs that it is about."""
 
     name: str
     says: str
@@ -276,7 +294,7 @@ class Limit(NamedTuple):
     engine: str
     value: str
     bound: float
-    small: bool = False
+    inputs: str = "shapes"
 
 
 _ONE_SAVED = "of what is saved for the backward pass, x alone is larger than a table"
@@ -286,7 +304,14 @@ LIMITS = (
     Limit("twins", "BN, LN, IN and GN no slower than torch's", "cpu", ("bn", "ln", "in", "gn"), "eager",
           "to_twin", 1.0),
     Limit("small", "small input, eager, at most 3 times nn.BatchNorm2d", "cpu", ON_ENGINE, "eager", "to_batch_norm",
-          3.0, small=True),
+          3.0, inputs="small"),
+    Limit("batch", "BRN, RBN and FNBB at most 1.1 times nn.BatchNorm2d", "cpu", ("brn", "rbn", "fnbb"), "eager",
+          "to_batch_norm", 1.1),
+    Limit("channel", "ChannelLN at most 1.2 times nn.BatchNorm2d", "cpu", ("cln",), "eager", "to_batch_norm", 1.2),
+    Limit("channels_last", "channels_last, at most 1.2 times nn.BatchNorm2d", "cpu", ON_ENGINE, "eager",
+          "to_batch_norm", 1.2, inputs="channels_last"),
+    Limit("bfloat16", "bfloat16, at most 1.2 times nn.BatchNorm2d", "cpu", ON_ENGINE, "eager", "to_batch_norm", 1.2,
+          inputs="bfloat16"),
     Limit("memory", _ONE_SAVED, "cpu", ON_ENGINE, "eager", "saved_large", 1),
     Limit("memory, compiled", f"compiled, {_ONE_SAVED}", "cpu", ON_ENGINE, "compiled", "saved_large", 1),
     Limit("floor", "at most 1.3 times the memory floor", "cuda", ON_ENGINE, "best", "to_floor", 1.3),
@@ -325,7 +350,8 @@ def _cells(limit: Limit, found: Mapping[str, Any]) -> Iterator[tuple[str, tuple[
     compiles = any(name.endswith(" compiled") for rows in measured.values() for name in rows)
     if limit.engine == "compiled" and not compiles:
         return
-    for shape in [setting["small"]] if limit.small else setting["shapes"]:
+    inputs = setting.get(limit.inputs, [])
+    for shape in [inputs] if isinstance(inputs, str) else inputs:
         for layer in limit.layers:
             # a layer that does not heed the compiled engine is the same under both
             chosen = f"{layer} eager" if limit.engine == "eager" else f"{layer} compiled"

@@ -14,6 +14,7 @@ import pandas as pd
 
 from .. import catdog
 from ..config import setting
+from ..figures.curves import thinned
 from ..figures.look import AXES, style
 from ..runs.experiments import Experiment
 from ..runs.store import Run
@@ -23,7 +24,6 @@ from ..verdicts.tables import curves
 from . import markdown
 
 SCRIPTS = Path("book", "_assets", "runs")  # where the data of each experiment is
-POINTS = 40  # of a line at most
 Profiles = Sequence[tuple[str, Sequence[Run]]]  # of Experiment.complete
 MEASURES = {
     ("test", "accuracy"): "test accuracy", ("test", "loss"): "test loss", ("train", "loss"): "training loss",
@@ -120,8 +120,6 @@ def _numbers(settings: dict[str, list[Run]]) -> dict[int, dict[str, Any]]:
 
 
 def _points(line: pd.DataFrame) -> dict[str, list[float | None]]:
-    """At most ``POINTS`` of them, evenly, the last among them."""
-    every = -(-len(line) // POINTS)
-    thin = line.iloc[::-1].iloc[::every].iloc[::-1]
+    thin = thinned(line)
     columns = {"x": thin["step"], **{name: thin[name] for name in ("mean", "low", "high")}}
     return {name: [None if pd.isna(v) else float(f"{v:.4g}") for v in values] for name, values in columns.items()}

@@ -2,15 +2,20 @@
 has no name for a screen reader or cannot be reached by keyboard gets one and can. Figures are numbered.
 
 Of the theme's icons (1.5 MB of script, 1 MB of fonts) those that the pages show stay, by a small script of the same
-name; the index of the search is loaded by the page of the search alone, MathJax by pages with a formula; maps of
-minified scripts go.
+name, and of its styles (0.5 MB) those of classes that a page or a script names; the numbers of figures are files
+beside the pages; the index of the search is loaded by the page of the search alone, MathJax by pages with a formula;
+maps of minified scripts go.
 """
 
+import base64
+import hashlib
 import html
 import itertools
 import json
+import os
 import re
 import shutil
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +28,11 @@ _MATHJAX = re.compile(
 )
 _FONTS = re.compile(r'\s*<link rel="preload"[^>]*webfonts/[^>]*>')
 _ICON_RULES = re.compile(r'@font-face\{[^}]*Font Awesome[^}]*\}|\.fa-[a-z0-9-]+\{--fa:"[^}]*\}')
+_CSV = re.compile(r'href="data:text/csv;base64,([^"]*)"')
+_COMMENT = re.compile(r"/\*(?!!).*?\*/", re.DOTALL)
+_RULE = re.compile(r"([^{}]*)\{([^{}]*)\}")
+_NO_RULE = re.compile(r"@(?:media|supports)[^{}]*\{\s*\}")
+_OF_CLASS = re.compile(r"\.(-?[A-Za-z_](?:[\w-]|\\.)*)")
 _FIGURE = re.compile(r'<figure( class="nc-figure".*?)<figcaption>', re.DOTALL)
 _TABLE = re.compile(r"<table((?: class| border)=.*?</table>)", re.DOTALL)
 _SCRIPT = """/*! Icons of Font Awesome Free 6.5.2 by @fontawesome, https://fontawesome.com, CC BY 4.0
@@ -66,17 +76,24 @@ def _describe(app: Any, page: str, _: str, context: dict[str, Any], doctree: nod
 def finish(site: Path) -> None:
     """Do it to a built site; once more changes nothing."""
     names: set[str] = set()
+    words: set[str] = set()
     for page in site.rglob("*.html"):
         text = page.read_text(encoding="utf-8")
         names |= {name for found in _CLASS.findall(text) for name in re.findall(r"\bfa-([a-z0-9-]+)", found)}
         needed = _FONTS.sub("", text if page.name == "search.html" else _SEARCH.sub("", text))
         finished = _numbered(_reachable(needed if 'class="math' in needed else _MATHJAX.sub("", needed)))
+        finished = _with_numbers_beside(finished, page, site / "_static" / "csv")
+        words |= set(re.findall(r"[\w-]+", finished))
         if finished != text:
             page.write_text(finished, encoding="utf-8")
     _shrink_icons(site / "_static" / "scripts" / "fontawesome.js", names)
     shutil.rmtree(site / "_static" / "vendor" / "fontawesome" / "webfonts", ignore_errors=True)
     for sheet in (site / "_static" / "styles").glob("*.css"):
         sheet.write_text(_ICON_RULES.sub("", sheet.read_text(encoding="utf-8")), encoding="utf-8")
+    for script in (site / "_static").rglob("*.js"):
+        words |= set(re.findall(r"[\w-]+", script.read_text(encoding="utf-8")))
+    for sheet in (site / "_static").rglob("*.css"):
+        sheet.write_text(_needed(sheet.read_text(encoding="utf-8"), words), encoding="utf-8")
     for path in (site / "_static").rglob("*.map"):
         path.unlink()
 
@@ -86,6 +103,35 @@ def _reachable(text: str) -> str:
     can."""
     named = text.replace("<summary><span", '<summary aria-label="the pages below"><span')
     return _TABLE.sub(lambda t: t[0] if "<a " in t[0] or "<button" in t[0] else f'<table tabindex="0"{t[1]}', named)
+
+
+def _with_numbers_beside(text: str, page: Path, folder: Path) -> str:
+    """The numbers that a page has in its links to CSV are files of their own."""
+
+    def link(found: re.Match[str]) -> str:
+        data = base64.b64decode(found[1])
+        file = folder / f"{hashlib.sha256(data).hexdigest()[:16]}.csv"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(data)
+        return f'href="{Path(os.path.relpath(file, page.parent)).as_posix()}"'
+
+    return _CSV.sub(link, text)
+
+
+def _needed(sheet: str, words: Container[str]) -> str:
+    """The rules of a style sheet but for those of a class that none of these words is."""
+
+    def one(rule: re.Match[str]) -> str:
+        if rule[1].lstrip().startswith("@"):
+            return rule[0]
+        selectors = [s for s in re.split(r",(?![^(]*\))", rule[1]) if there(re.sub(r":not\([^)]*\)", "", s))]
+        return f"{','.join(selectors)}{{{rule[2]}}}" if selectors else ""
+
+    def there(selector: str) -> bool:
+        named = (part for name in _OF_CLASS.findall(selector) for part in re.findall(r"[\w-]+", name))
+        return all(part in words for part in named)
+
+    return _NO_RULE.sub("", _RULE.sub(one, _COMMENT.sub("", sheet)))
 
 
 def _numbered(text: str) -> str:

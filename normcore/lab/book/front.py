@@ -5,12 +5,14 @@ from collections import Counter
 from collections.abc import Sequence
 from urllib.parse import urlencode
 
+import pandas as pd
 from matplotlib.ticker import MaxNLocator
 
 from ...factory import NORMS
 from .. import paths
 from ..compare.battery import LONG, Comparison
 from ..compare.report import standings
+from ..compare.standing import BETTER, WORSE, listed
 from ..figures import look
 from ..figures.charts import draw_intervals
 from ..figures.curves import draw_curves
@@ -34,7 +36,7 @@ def front(judged: Sequence[Judged], compared: Comparison, ranked: Ranked) -> str
     clear = sorted((j for j in judged if not math.isnan(j.p)), key=lambda j: j.p)
     for verdict in (SUPPORTED, REFUTED):
         found += [_most_clearly(one) for one in [j for j in clear if j.verdict == verdict][:1]]
-    blocks = [_bar(judged), "\n".join(f"- {line}" for line in found)]
+    blocks = [_bar(judged), _rest(judged), "\n".join(f"- {line}" for line in found)]
     if ranked:
         blocks.append(raw(_small_batches(compared)))
     return "\n\n".join(filter(None, blocks))
@@ -49,6 +51,17 @@ def _bar(judged: Sequence[Judged]) -> str:
         for v in VERDICTS if counts[v]
     )  # fmt: skip
     return raw(f'<div class="nc-bar" role="group" aria-label="The verdicts on {len(judged)} statements">{parts}</div>')
+
+
+def _rest(judged: Sequence[Judged]) -> str:
+    """How many runs the verdicts rest on, and with how many seeds at least what is decided was decided."""
+    leaves = [leaf for one in judged for leaf in one.leaves]
+    runs = {run.key for leaf in leaves for run in leaf.runs}
+    looks = [leaf.look for leaf in leaves if leaf.look and leaf.verdict in (SUPPORTED, REFUTED)]
+    if not looks:
+        return ""
+    least = f"nothing that varies was decided with fewer than {min(looks)} seeds"
+    return f"The verdicts rest on {len(runs):,} training runs; {least}."
 
 
 def _most_clearly(judged: Judged) -> str:
@@ -67,6 +80,7 @@ def _small_batches(compared: Comparison) -> str:
     rows = rows[rows["workload"].isin(sizes)].assign(batch_size=rows["workload"].map(sizes), mean=rows["difference"])
     figure = draw_intervals(rows, x="batch_size", by="norm", width=6.4,
                             label=f"test accuracy minus {look.label(REFERENCE)}'s")  # fmt: skip
+    figure.seen = [_apart(rows)]
     axes, least = figure.axes[0], studied[0].least
     axes.axhspan(-least, least, color="#808080", alpha=0.2, linewidth=0)
     axes.axhline(0, color="#808080", linewidth=0.9)
@@ -78,6 +92,18 @@ def _small_batches(compared: Comparison) -> str:
         "normalizer at its own learning rate: test accuracy minus BN's, means with 95 % intervals. In the grey band a "
         f"difference is too small to matter. {compared.note.replace('`', '')}",
     )  # fmt: skip
+
+
+def _apart(rows: pd.DataFrame) -> str:
+    """Which of these stand apart from the reference, and at which batch sizes."""
+    found = []
+    for verdict in (BETTER, WORSE):
+        sizes = rows[rows["verdict"] == verdict].groupby("norm", sort=False)["batch_size"].unique()
+        names = (
+            f"{look.label(str(norm))} (batch {listed([f'{n:g}' for n in sorted(at)])})" for norm, at in sizes.items()
+        )
+        found += [f"{verdict.capitalize()} {look.label(REFERENCE)}: {', '.join(names)}."] * bool(len(sizes))
+    return " ".join([*found, f"The others are not told apart from {look.label(REFERENCE)}, or by less than matters."])
 
 
 def documents() -> str:

@@ -6,6 +6,7 @@ sources on it. A section carries its answers as ``data-item``, by which ``book/_
 
 import html
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ from ...factory import NORMS
 from .. import paths
 from ..bench.steps import step_costs
 from ..compare.battery import Comparison, Workload
-from ..compare.standing import BETTER, CANNOT, LEVEL, groups, listed, mean_values, standing
+from ..compare.standing import BETTER, LEVEL, groups, listed, mean_values, standing
 from ..errors import LabError
 from ..figures.anatomy import entering, extents, facts, parts
 from ..figures.look import label
@@ -54,7 +55,7 @@ def guide(comparison: Comparison, judged: Iterable[Judged], ranked: Ranked) -> s
     else:
         blocks.append(f"Nothing is compared yet with the {MIN_SEEDS} seeds that this takes.")
     blocks += [_property(name, answers, statements) for name, answers in about["properties"].items()]
-    blocks.append("## Not measured here\n\nOf these the sources give advice, and this book has no study so far.")
+    blocks.append("## Not measured here\n\nOn these the sources give advice; this book has no study of them so far.")
     blocks += [_elsewhere(answers, statements) for answers in about["elsewhere"]]
     return "\n\n".join(blocks)
 
@@ -119,13 +120,14 @@ def _workload(
     means = mean_values(scores, workload)
     for place, group in enumerate(ranked, start=1):
         for norm in group:
-            rows.append([place, label(norm), f"{means[norm]:.4g}", difference(scores, workload, norm)])
+            rows.append([place, label(norm), f"{means[norm]:#.4g}", difference(scores, workload, norm)])
     says = in_short(scores, workload, ranked)
+    head = ["group", "normalizer", workload.unit, f"minus {label(REFERENCE)}"]
     blocks = [
         f"(guide-{workload.name})=\n## {workload.title}",
         _item(answers, workload.title, says),
         f"{workload.asks} **{says}**",
-        markdown.table(["group", "normalizer", workload.unit, f"minus {label(REFERENCE)}"], rows, "rlrr"),
+        f"::::{{div}} nc-groups\n{markdown.table(head, rows, 'rlrr')}\n::::",
     ]
     cannot = [label(n) for n in comparison.battery.norms if workload.name in comparison.battery.cannot(n)]
     return "\n\n".join([*blocks, *cannot_stand(cannot), *_advice(answers, statements)])
@@ -133,7 +135,7 @@ def _workload(
 
 def cannot_stand(names: Sequence[str]) -> list[str]:
     """A sentence on what cannot stand somewhere, or where something cannot; none if there is nothing."""
-    return [f"{CANNOT[0].upper()}{CANNOT[1:]}: {', '.join(names)}."] if names else []
+    return [f"Not applicable: {'; '.join(names)}."] if names else []
 
 
 def _advice(answers: Mapping[str, Any], statements: Mapping[str, Judged]) -> list[str]:
@@ -157,7 +159,9 @@ def difference(scores: pd.DataFrame, workload: Workload, norm: str) -> str:
 
 def in_figures(row: Mapping[Any, Any]) -> str:
     """The difference of a row of :func:`normcore.lab.compare.standing.standing` with its interval."""
-    return f"{row['difference']:+.3g} [{row['low']:+.3g}, {row['high']:+.3g}]"
+    width = row["high"] - row["low"]
+    digits = min(5, max(0, 1 - math.floor(math.log10(width)))) if width > 0 else 3  # two of the interval's width
+    return f"{row['difference']:+z.{digits}f} [{row['low']:+z.{digits}f}, {row['high']:+z.{digits}f}]"
 
 
 def in_short(scores: pd.DataFrame, workload: Workload, ranked: Sequence[Sequence[str]]) -> str:
@@ -169,11 +173,11 @@ def in_short(scores: pd.DataFrame, workload: Workload, ranked: Sequence[Sequence
         apart = standing(scores, [workload], lead, ranked[0][1:])
         if len(apart) and (apart["verdict"] == LEVEL).all():
             widest = float(apart["difference"].abs().max())
-            return f"It does not matter here: all are within {widest:.2g} of the first."
+            return f"It does not matter here: all are within {widest:.2g} of the first ({workload.unit})."
         return "With these seeds no normalizer can be told from the first."
     first, last = ranked[0], ranked[-1]
     (row,) = standing(scores, [workload], lead, [last[-1]]).to_dict("records")
-    ahead = f"{label(lead)} is better than {label(last[-1])} by {abs(row['difference']):.2g}"
+    ahead = f"{label(last[-1])} is {abs(row['difference']):.2g} behind {label(lead)} ({workload.unit})"
     if row["verdict"] != BETTER:
         ahead = f"{label(last[-1])} comes last"
     return f"{listed(list(map(label, first)))} {'do' if len(first) > 1 else 'does'} best; {ahead}."
@@ -220,7 +224,7 @@ def _alone() -> tuple[str, str, str]:
     sources = {name: [facts(name)[f"statistics {when} are of"] for when in ("in training", "at evaluation")]
                for name in NORMALIZERS}  # fmt: skip
     free = [label(n) for n in NORMALIZERS if sources[n] == ["current input"] * 2 and _by_itself(n)]
-    says = f"An image comes out the same alone and in any company, in training and evaluated, with {listed(free)}."
+    says = f"An image comes out the same alone and in any company, in training and at evaluation, with {listed(free)}."
     rows = [[label(n), *sources[n], "no" if _by_itself(n) else "yes"] for n in NORMALIZERS]
     head = ["normalizer", "statistics in training are of", "at evaluation", "other images of the batch enter"]
     return "An image by itself", says, markdown.table(head, rows)

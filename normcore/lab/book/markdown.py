@@ -15,6 +15,11 @@ def table(head: Sequence[str], rows: Iterable[Iterable[object]], align: str = ""
     return "\n".join([row(head), row(ruler), *(row(cells) for cells in rows)])
 
 
+def bullets(items: Iterable[str]) -> str:
+    """A list."""
+    return "\n".join(f"- {item}" for item in items)
+
+
 def raw(markup: str) -> str:
     """HTML as it is."""
     return f"```{{raw}} html\n{markup}\n```"

@@ -5,6 +5,7 @@ notebooks in ``book/runs``; the pages of the book include them.
 """
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -19,9 +20,10 @@ from ..files import read_yaml, write_text
 from ..runs.experiments import Experiment, experiments, find
 from ..runs.store import Run, Store, measured_on
 from ..verdicts.claims import VERDICTS, Judged, judge_all, read
+from ..verdicts.history import history
 from ..verdicts.simulation import report
 from . import explorer, statements
-from .advice import advice, everywhere
+from .advice import Shown, advice, everywhere, resting
 from .beside import beside
 from .front import cite, documents, front, overview_svg
 from .guide import NORMALIZERS, guide, link, rank
@@ -35,7 +37,8 @@ def generate() -> list[Path]:
     """Write all generated parts; returns their paths."""
     judged, of_newcomers, compared = judge_all(), judge_all("newcomers"), compare.Comparison.shown()
     ranked, complete = rank(compared), {name: e.complete() for name, e in experiments().items()}
-    stands = {norm: everywhere(norm, judged, compared, ranked) for norm in NORMALIZERS}
+    shown = [Shown(find(name), *profiles[0]) for name, profiles in complete.items() if profiles]
+    stands = {norm: everywhere(norm, judged, compared, ranked, shown) for norm in NORMALIZERS}
     folder = paths.root() / "book" / "_generated"
     parts = {
         "front.md": front(judged, compared, ranked), "documents.md": documents(), "cite.md": cite(),
@@ -44,7 +47,7 @@ def generate() -> list[Path]:
         "status.md": status(), "speed.md": speed(), "statistics.md": report(),
         **{f"{chapter}.md": study(judged, chapter) for chapter in CHAPTERS}, "catdog_overview.md": catdog_overview(),
         "newcomers.md": newcomers(of_newcomers), "newcomers_standing.md": newcomers_standing(compared),
-        "guide.md": guide(compared, judged, ranked), "beside.md": beside(compared, stands),
+        "guide.md": guide(compared, judged, ranked), "beside.md": beside(judged, compared, stands),
     }  # fmt: skip
     for name, experiment in experiments().items():
         of = of_newcomers if name == "compare" else judged
@@ -73,8 +76,25 @@ def _write_statements(judged: Iterable[Judged]) -> None:
     """A page for each statement."""
     folder = paths.root() / "book" / "statements"
     sources, pages = read()["sources"], {name: e.page for name, e in experiments().items()}
+    before, rests = history(), resting()
     for one in judged:
-        _write(folder / f"{one.id.lower()}.md", statements.page(one, sources[one.source], pages))
+        text = statements.page(
+            one, sources[one.source], pages, before=before.get(one.id, ()), follows=rests.get(one.id, ()),
+            with_care=_with_care(find(one.experiment)) if one.experiment else (),
+        )  # fmt: skip
+        _write(folder / f"{one.id.lower()}.md", text)
+
+
+def _with_care(experiment: Experiment) -> list[str]:
+    """What a notebook's last section asks to be read with care, its links as they are found from a folder beside."""
+    cells = nbformat.read(experiment.notebook, as_version=4).cells
+    found = [c.source.partition(_CARE)[2] for c in cells if c.cell_type == "markdown" and _CARE in c.source]
+    lines = re.sub(r"\]\((\w+\.ipynb)", r"](../runs/\1", " ".join(" ".join(found).split()))
+    lines = re.sub(r"\]\(#(s\d-\d+)\)", r"](\1.md)", lines)
+    return [line.strip() for line in lines.split(" - ")] if found else []
+
+
+_CARE = "## Read this with care\n\n- "
 
 
 def _said(counts: Counter[str]) -> str:

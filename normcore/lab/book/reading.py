@@ -2,12 +2,15 @@
 
 A notebook goes the way that it runs: protocol, parameters, runs, figures, verdicts. Its page begins with the question,
 the answer (``_generated/answer_NAME.md``, :func:`normcore.lab.book.pages.answer`) and the figure that is tagged
-``answer``, and ends with how it was run, the code folded.
+``answer``, and ends with how it was run, the code folded. Where another profile is published too, whose notebook is
+``runs/PROFILE/NAME.ipynb``, its figure is folded behind the answer's.
 """
 
+import html
 import json
 import re
-from pathlib import PurePosixPath
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 Cell = dict[str, Any]
@@ -19,18 +22,23 @@ def setup(app: Any) -> dict[str, Any]:
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
 
-def _read(_: Any, page: str, source: list[str]) -> None:
+def _read(app: Any, page: str, source: list[str]) -> None:
     if page.startswith("runs/"):
-        notebook = json.loads(source[0])
-        notebook["cells"] = reordered(notebook["cells"], PurePosixPath(page).name)
+        notebook, name = json.loads(source[0]), Path(page).name
+        others = {
+            path.parent.name: json.loads(path.read_text(encoding="utf-8"))["cells"]
+            for path in sorted(Path(app.srcdir, "runs").glob(f"[!.]*/{name}.ipynb"))
+        }
+        notebook["cells"] = reordered(notebook["cells"], name, others)
         source[0] = json.dumps(notebook)
 
 
-def reordered(cells: list[Cell], name: str) -> list[Cell]:
+def reordered(cells: list[Cell], name: str, others: Mapping[str, list[Cell]] | None = None) -> list[Cell]:
     """The cells of an executed notebook in the order of its page.
 
     Args:
         name: of the notebook, by which its answer is found.
+        others: the same notebook as executed with other profiles.
     """
     first = _first_behind_parameters(cells)
     how, shown = [_demoted(cell) for cell in cells[1:first]], cells[first:]
@@ -39,6 +47,9 @@ def reordered(cells: list[Cell], name: str) -> list[Cell]:
     if lead is not None:
         start = next((i for i in reversed(range(lead)) if shown[i]["cell_type"] == "markdown"), lead)
         front, shown = shown[start : lead + 1], shown[:start] + shown[lead + 1 :]
+        front += [
+            _markdown(f"page-{profile}", _switch(other, name, profile)) for profile, other in (others or {}).items()
+        ]
     answer = _markdown("page-answer", f"```{{include}} ../_generated/answer_{name}.md\n```")
     ordered = [cells[0], answer, *front, *shown, _markdown("page-how", f"(how-{name})=\n## How it was run"), *how]
     return [_folded(cell) for cell in ordered]
@@ -58,6 +69,17 @@ def _tags(cell: Cell) -> list[str]:
 
 def _markdown(key: str, text: str) -> Cell:
     return {"cell_type": "markdown", "id": key, "metadata": {}, "source": text}
+
+
+def _switch(cells: list[Cell], name: str, profile: str) -> str:
+    """The figure that answers, of another profile, folded; and where its runs are explored."""
+    answer = next(cell for cell in cells if "answer" in _tags(cell))
+    figure = "".join("".join(output.get("data", {}).get("text/html", ())) for output in answer["outputs"])
+    place = html.escape(f"../explorer.html#experiment={name.replace('_', '-')}&profile={profile}")
+    return (
+        f"```{{raw}} html\n<details><summary>The same with profile <code>{profile}</code></summary>{figure}"
+        f'<p><a href="{place}">Explore the runs of this profile</a></p></details>\n```'
+    )
 
 
 def _demoted(cell: Cell) -> Cell:

@@ -105,7 +105,7 @@ def _numbers(title: str, found: Mapping[str, Any], key: str) -> str:
         if any(values):
             rows.append([_label(layer), engine, *values])
     head = ["layer", "", *map(_times, found["measured"])]
-    return f":::{{dropdown}} {title}\n{markdown.table(head, rows, 'llrrrr')}\n:::"
+    return f":::{{dropdown}} {title}\n{markdown.table(head, rows, 'll' + 'r' * len(found['measured']))}\n:::"
 
 
 # --- a step and the training loop ------------------------------------------------------------------------

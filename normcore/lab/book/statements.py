@@ -1,5 +1,6 @@
 """The ledger of statements, a line each, and a page for every statement."""
 
+import base64
 import html
 import json
 import math
@@ -16,6 +17,8 @@ from .. import paths
 from ..figures import look
 from ..runs.store import Run, measured_on
 from ..verdicts.claims import KINDS, VERDICTS, Judged, quoted, table_of
+from ..verdicts.history import Change
+from ..verdicts.limits import threats, turning
 from ..verdicts.predicates import TOLERANCE, Part
 from . import markdown
 
@@ -95,20 +98,41 @@ def _lines(judged: Iterable[Judged]) -> str:
     return markdown.raw(table)
 
 
-def page(judged: Judged, about: Mapping[str, Any], pages: Mapping[str, str]) -> str:
+def page(
+    judged: Judged, about: Mapping[str, Any], pages: Mapping[str, str], *, before: Sequence[Change] = (),
+    with_care: Sequence[str] = (), follows: Sequence[str] = (),
+) -> str:  # fmt: skip
     """Everything on one statement.
 
     Args:
         about: its document.
         pages: experiment -> page, as it is found from the page of a statement.
+        before: its verdicts so far.
+        with_care: what its experiment asks to be read with care.
+        follows: what the sources advise that rests on it.
     """
     source = f"Of [{about['title']}](#{judged.source.lower()}) {{cite}}`{about['cite']}`."
     blocks = [f"({judged.id.lower()})=\n# {judged.id}", source, body(judged, pages, "..")]
+    if follows:
+        blocks += ["## What would follow from it", markdown.bullets(follows)]
     if drawn := _effects(judged):
         blocks += ["## The effects", markdown.raw(drawn)]
     if runs := {run.key: run for leaf in judged.leaves for run in leaf.runs}:
         blocks += ["## The runs", f"The verdict rests on {_runs(judged, list(runs.values()))}"]
+    if judged.leaves and (found := [*threats(judged), *with_care]):
+        blocks += ["## Threats", markdown.bullets(found)]
+    blocks += ["## What would change the verdict", markdown.bullets(turning(judged)), "## Its history"]
+    blocks.append(_history(judged, before))
     return "\n\n".join(blocks) + "\n"
+
+
+def _history(judged: Judged, before: Sequence[Change]) -> str:
+    """Since when it has which verdict, and what changed it; the present one, where that is not of the published
+    results."""
+    rows = [[c.date, badge(c.verdict), html.escape(c.why) + (f" (`{c.commit}`)" if c.commit else "")] for c in before]
+    if not before or before[-1].verdict != judged.verdict:
+        rows.append(["now", badge(judged.verdict), "with the results that this book is built from"])
+    return f"::::{{div}} nc-history\n{markdown.table(['since', 'verdict', 'what changed it'], rows)}\n::::"
 
 
 def body(judged: Judged, pages: Mapping[str, str], root: str = ".") -> str:
@@ -202,4 +226,13 @@ def _runs(judged: Judged, runs: Sequence[Run]) -> str:
         for run in runs
     ])  # fmt: skip
     link = look.csv_link(judged.id.lower(), table, "which they are, as CSV")
-    return f"{measured_on(runs)}; {link}."
+    return f"{measured_on(runs)}: {link}, {_json_link(judged)}."
+
+
+def _json_link(judged: Judged) -> str:
+    """To the verdict with all that was measured of it, inside the page."""
+    data = base64.b64encode(json.dumps(judged.to_json(), ensure_ascii=False).encode()).decode()
+    return (
+        f'<a class="nc-csv" download="{judged.id.lower()}.json" href="data:application/json;base64,{data}">'
+        "the verdict and its parts, as JSON</a>"
+    )

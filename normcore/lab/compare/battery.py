@@ -65,23 +65,23 @@ def workloads(
     batch_size: int, batch_sizes: Sequence[int], one_class: float, outliers: float, rates: Sequence[float]
 ) -> list[Workload]:
     """The studies, in the order in which they are shown."""
-    size = f"batches of {batch_size}"
+    right, size = "How many images does it get right", f"with batches of {batch_size}"
     studies = [
-        Workload("short", "Few steps", f"After the first tenth of the steps, {size}?", part=(0, 0.1)),
-        Workload(LONG, "Many steps", f"At the end, {size}?"),
+        Workload("short", "Few steps", f"{right} over the first tenth of the steps, {size}?", part=(0, 0.1)),
+        Workload(LONG, "Many steps", f"{right} towards the end, {size}?"),
     ]
     for small in batch_sizes:
-        studies.append(Workload(f"batch-{small}", f"Batches of {small}", f"With {small} images a batch?"))
-    sorted_batches = f"With {one_class:.0%} of each training batch of one class?"
+        studies.append(Workload(f"batch-{small}", f"Batches of {small}", f"{right} with {small} images a batch?"))
+    sorted_batches = f"{right} where {one_class:.0%} of each training batch is of one class?"
     studies.append(Workload("one-class", "Sorted batches", sorted_batches))
-    spoiled = f"With {outliers:.0%} of the training images at ten times their contrast?"
+    spoiled = f"{right} where {outliers:.0%} of the training images have ten times their contrast?"
     studies.append(Workload("outliers", "Outliers", spoiled))
     asks = f"Over how many decades of the rates from {min(rates):g} to {max(rates):g} does it train?"
     unit = "decades of learning rates"
     studies.append(Workload(SEARCH, "Learning rates", asks, "decades", (0, 1), least=0.25, unit=unit))
     for name, (title, what) in TEXTS.items():
         asks = f"How well does it predict the next character, in {what}?"
-        unit = "loss (nats a character)"
+        unit = "loss in nats a character"
         studies.append(Workload(name, f"Text, {title}", asks, "test_loss", lower=True, least=0.02, unit=unit))
     return studies
 

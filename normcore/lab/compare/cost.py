@@ -31,7 +31,7 @@ def layer_costs(
     """
     large, small = shapes[:-1], shapes[-1]
     found = layers(
-        device, rounds, names=["bn", *(n for n in norms if n not in ("bn", "none"))], small=tuple(small),
+        device, rounds, names=["bn", *(n for n in norms if n not in ("bn", "none"))], small=tuple(small), forms=(),
         shapes=[tuple(s) for s in large], engines=["eager"], options=options or {},
     )  # fmt: skip
     rows = []

@@ -15,7 +15,7 @@ from ..figures.look import Html, csv_link, label, panel, show, styles, tabulate
 from ..stats import spread
 from .battery import LONG, Battery, Workload
 from .cost import step_times
-from .standing import sentences, standing
+from .standing import listed, sentences, standing
 
 Options = Mapping[str, Mapping[str, Any]]
 
@@ -65,11 +65,13 @@ def draw_standings(table: pd.DataFrame, battery: Battery, norms: Iterable[str], 
         if own.empty:  # of a profile that is there in part
             continue
         shown = [w for w in battery.workloads if (own["workload"] == w.name).any()]
-        least = int(own["n"].min())
+        least, counts = int(own["n"].min()), own["verdict"].value_counts()
+        found = listed([f"{verdict} the known one in {number}" for verdict, number in counts.items()])
+        seen = f"Of {len(own)} comparisons, {name} is {found}."
         parts.append(show(
             [draw_standing(own, workload) for workload in shown], share_y=False,
-            alt=f"The difference of {name} from each of the known normalizers, a panel a workload.",
-            caption=f"{name} minus each of the known ones, means over seeds{spread(least, 'bars')}; the grey "
+            alt=f"The difference of {name} from each of the known normalizers, one panel per workload. {seen}",
+            caption=f"{seen} {name} minus each of the known ones, means over seeds{spread(least, 'bars')}; the grey "
             f"band is the smallest difference of interest. {note}",
         ))  # fmt: skip
     return Html("".join(parts))
@@ -87,6 +89,12 @@ def draw_profile(ratios: pd.DataFrame) -> Figure:
     end = max(1.1, float(finite.max()) * 1.05) if len(finite) else 2.0
     with panel(6.4, 3.4) as (figure, axes):
         figure.numbers = ratios
+        firsts = ratios[ratios["ratio"] <= 1]["norm"].value_counts()
+        if len(firsts):
+            leads = listed([looks[str(n)].label for n in firsts.index[firsts == firsts.iloc[0]]])
+            figure.seen = [
+                f"The best mean in most workloads, {firsts.iloc[0]} of {ratios['workload'].nunique()}: {leads}."
+            ]
         for name, own in ratios.groupby("norm", sort=False):
             at = np.sort(own["ratio"].to_numpy())
             at = at[np.isfinite(at)]

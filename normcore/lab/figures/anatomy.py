@@ -186,34 +186,60 @@ def _place(name: str) -> Place:
     return (0, 2, 0) if name == "lrn" else (0, 0, 0)
 
 
+def thumbnail(name: str) -> str:
+    """What :func:`draw_axes` draws of a normalizer in training, small and without words, as an SVG element."""
+    found, at = reads(make_ready(name), _place(name)), _place(name)
+    low = P + (_GAP + _HEIGHT) * len(found.kept)
+    left, top = _project(0, C, 0)[0] - 2, _project(N, C, 0)[1] - 2
+    width, height = _project(N, 0, 0)[0] + 2 - left, _project(0, 0, low)[1] + 2 - top
+    return (
+        f'<svg viewBox="{left:.0f} {top:.0f} {width:.0f} {height:.0f}" width="{width * 0.55:.0f}" aria-hidden="true">'
+        f"{_drawn(found, at, style(name).color, digits=0)}</svg>"
+    )
+
+
 def _block(panel: Panel, zoom: float) -> str:
     """The block as an SVG element, seen from above the front corner, so that three of its sides show."""
-    (n0, c0, p0), found, color = _place(panel.name), panel.found, style(panel.name).color
-    cells = [(_top(n, c), 0.95, found.input[n, c, 0]) for n in range(N) for c in range(C)]
-    cells += [(_front(c, p), 0.75, found.input[0, c, p]) for c in range(C) for p in range(P)]
-    cells += [(_side(n, p), 0.55, found.input[n, 0, p]) for n in range(N) for p in range(P)]
-    outline = [_top(n0, c0)] * (p0 == 0) + [_front(c0, p0)] * (n0 == 0) + [_side(n0, p0)] * (c0 == 0)
+    found = panel.found
     marks = [
         _text("H, W", "end", 0, C + 0.3, P / 2),
         _text("N", "end", N / 2, C + 0.5, 0),
         _text("C", "start", N + 0.5, C / 2, 0),
     ]
     low = float(P)
-    for kind, table in found.kept.items():
-        low, width = low + _GAP, C / len(table)
-        cells += [(_front(c * width, low, width, _HEIGHT), 0.75, on) for c, on in enumerate(table)]
-        low += _HEIGHT
+    for kind in found.kept:
+        low += _GAP + _HEIGHT
         marks.append(_text(_KEPT[kind], "start", 0.3, 0, low))
-    shapes = [_polygon(quad, color if on else "currentColor", shade if on else shade / 12) for quad, shade, on in cells]
-    shapes += [f'<g stroke-width="2.5" stroke-opacity="1">{"".join(_polygon(quad) for quad in outline)}</g>']
     left, top = _project(0, C, 0)[0] - 28, _project(N, C, 0)[1] - 25
     width, height = max(_project(N, 0, 0)[0], 93) + 4 - left, _project(0, 0, low)[1] + 4 - top
     return (
         f'<svg viewBox="{left:.0f} {top:.0f} {width:.0f} {height:.0f}" width="{width * zoom:.0f}" font-size="10.5"'
         ' fill="currentColor" font-family="system-ui, sans-serif">'
         f'<text x="{left + 4:.0f}" y="{top + 12:.0f}" font-weight="600">{panel.title}</text>'
-        f'<g stroke="currentColor" stroke-opacity=".5" stroke-width=".7" stroke-linejoin="round">{"".join(shapes)}</g>'
-        f"{''.join(marks)}</svg>"
+        f"{_drawn(found, _place(panel.name), style(panel.name).color)}{''.join(marks)}</svg>"
+    )
+
+
+def _drawn(found: Reads, at: Place, color: str, digits: int = 1) -> str:
+    """The cells of the three sides and of the kept statistics, coloured where they enter; the value at ``at`` is
+    outlined. Corners have so many ``digits`` of a pixel."""
+    n0, c0, p0 = at
+    cells = [(_top(n, c), 0.95, found.input[n, c, 0]) for n in range(N) for c in range(C)]
+    cells += [(_front(c, p), 0.75, found.input[0, c, p]) for c in range(C) for p in range(P)]
+    cells += [(_side(n, p), 0.55, found.input[n, 0, p]) for n in range(N) for p in range(P)]
+    low = float(P)
+    for table in found.kept.values():
+        low, width = low + _GAP, C / len(table)
+        cells += [(_front(c * width, low, width, _HEIGHT), 0.75, on) for c, on in enumerate(table)]
+        low += _HEIGHT
+    looks: dict[tuple[str, float], list[list[Point]]] = {}
+    for quad, shade, on in cells:
+        looks.setdefault((color, shade) if on else ("currentColor", shade / 12), []).append(quad)
+    outline = [_top(n0, c0)] * (p0 == 0) + [_front(c0, p0)] * (n0 == 0) + [_side(n0, p0)] * (c0 == 0)
+    filled = "".join(_path(quads, digits, *look) for look, quads in looks.items())
+    return (
+        f'<g stroke="currentColor" stroke-opacity=".5" stroke-width=".7" stroke-linejoin="round">{filled}'
+        f'<g stroke-width="2.5" stroke-opacity="1">{_path(outline, digits)}</g></g>'
     )
 
 
@@ -243,9 +269,9 @@ def _side(n: int, p: int) -> list[Point]:
     return [_project(n, 0, p), _project(n + 1, 0, p), _project(n + 1, 0, p + 1), _project(n, 0, p + 1)]
 
 
-def _polygon(points: Iterable[Point], fill: str = "none", opacity: float = 1) -> str:
-    corners = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-    return f'<polygon points="{corners}" fill="{fill}" fill-opacity="{opacity:.2f}"/>'
+def _path(quads: Iterable[Sequence[Point]], digits: int, fill: str = "none", opacity: float = 1) -> str:
+    corners = "".join(f"M{' '.join(f'{x:.{digits}f},{y:.{digits}f}' for x, y in quad)}z" for quad in quads)
+    return f'<path d="{corners}" fill="{fill}" fill-opacity="{opacity:.2f}"/>'
 
 
 def _text(text: str, anchor: str, n: float, c: float, p: float) -> str:

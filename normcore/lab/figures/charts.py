@@ -9,11 +9,12 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from ..probes.distributions import BINS, REACH
 from ..stats import intervals
-from .look import AXES, TEXT, log_scale, panel, style, styles
+from .look import AXES, TEXT, Chart, Style, log_scale, panel, style, styles
+from .words import contrast
 
 
 def draw_measures(
@@ -26,16 +27,19 @@ def draw_measures(
         measures: column -> what stands at the axis.
         logy: measures on a logarithmic axis.
     """
-    figures = []
+    figures: list[Figure] = []
+    looks, settings = styles(by, table[by]), styles(x, table[x])
     for metric, label in measures.items():
         figure = draw_intervals(intervals(table, [by, x], metric), x=x, by=by, label=label)
+        figure.seen = [one for name, rows in table.groupby(by, sort=False) for one in
+                       contrast(rows, metric, x, settings, what=label, of=looks[str(name)].label)]  # fmt: skip
         if metric in logy:
             log_scale(figure.axes[0])
         figures.append(figure)
     return figures
 
 
-def draw_intervals(numbers: pd.DataFrame, *, x: str, by: str, label: str, width: float = 4.4) -> Figure:
+def draw_intervals(numbers: pd.DataFrame, *, x: str, by: str, label: str, width: float = 4.4) -> Chart:
     """A panel of means and intervals against a setting (log), a line for each value of ``by``.
 
     Args:
@@ -70,16 +74,18 @@ def draw_ranking(
     """
     numbers = intervals(table, [by], metric).sort_values("mean", kind="stable")
     looks = styles(by, numbers[by])
+    open_ = table.get(f"{metric}_open", pd.Series(False, table.index))
+    bounds = set(table.loc[open_, by])
     with panel(4.4, 0.9 + 0.27 * len(numbers)) as (figure, axes):
         figure.numbers = numbers
+        if not bounds & {*numbers[by].iloc[:1], *numbers[by].iloc[-1:]}:  # between bounds nothing is known
+            figure.seen = contrast(table, metric, by, looks, what=label, of=title)
         for place, (name, row) in enumerate(numbers.set_index(by).iterrows()):
             style = looks[str(name)]
             seeds = table.loc[table[by] == name, metric].dropna()
             axes.plot(seeds, [place] * len(seeds), "|", color=style.color, alpha=0.6, markersize=9)
             axes.errorbar(row["mean"], place, xerr=_error(numbers[numbers[by] == name]), color=style.color,
                           marker=style.marker, markersize=6.5, markeredgewidth=0)  # fmt: skip
-        open_ = table.get(f"{metric}_open", pd.Series(False, table.index))
-        bounds = set(table.loc[open_, by])
         names = [looks[str(name)].label + ", a bound" * (name in bounds) for name in numbers[by]]
         axes.set_yticks(range(len(numbers)), names)
         axes.set(xlabel=label, title=title, ylim=(-0.6, len(numbers) - 0.4))
@@ -100,8 +106,21 @@ def draw_pairs(
     numbers = intervals(table, [by, pair], metric)
     names = list(dict.fromkeys(numbers[by]))[::-1]
     looks = styles(by, names)
+    markers = {"True": Style("the filled marker", "", ""), "False": Style("the open one", "", "")}
     with panel(4.4, 0.9 + 0.33 * len(names)) as (figure, axes):
         figure.numbers = numbers
+        figure.seen = [
+            one
+            for name in names[::-1]
+            for one in contrast(
+                table[table[by] == name],
+                metric,
+                pair,
+                markers,
+                what=label,
+                of=f"{looks[str(name)].label} {title}".strip(),
+            )
+        ]
         for place, name in enumerate(names):
             rows, style = numbers[numbers[by] == name], looks[str(name)]
             axes.plot(rows["mean"], [place] * len(rows), color=style.color, linewidth=1, alpha=0.6)
@@ -133,6 +152,12 @@ def draw_heat(
     looks = styles(by, order)
     with panel(7.6, 1.1 + 0.3 * len(order)) as (figure, axes):
         figure.numbers = means.melt(var_name=x, value_name=metric, ignore_index=False).reset_index()
+        known = figure.numbers.dropna()
+        if len(known):
+            least = dict(known.iloc[int(known[metric].argmin())])
+            crosses = f"in {int(diverged.to_numpy().sum())} of {diverged.size} cells a run diverged"
+            figure.seen = [f"The lowest mean, {least[metric]:.2f}, is {looks[str(least[by])].label}'s at "
+                           f"{AXES.get(x, x)} {least[x]:g}; {crosses}."]  # fmt: skip
         axes.grid(visible=False)
         sns.heatmap(
             means, ax=axes, cmap="viridis_r", vmax=top, linewidths=0.5, annot=True, fmt=".2f", annot_kws={"size": 10},
@@ -161,6 +186,7 @@ def draw_ridges(frame: pd.DataFrame, *, title: str = "", by: str = "variant") ->
     densities = {n: np.mean(frame.loc[frame[by] == n, "histogram"].tolist(), axis=0) / 1e4 / width for n in names}
     with panel(3.3, 0.9 + 0.5 * len(names)) as (figure, axes):
         figure.numbers = pd.concat([pd.DataFrame({by: n, "value": middles, "density": densities[n]}) for n in names])
+        figure.seen = contrast(frame, "wasserstein", by, looks, what="distance to the standard normal", of=title)
         axes.grid(visible=False)
         for place, name in enumerate(names):
             style, front = looks[str(name)], 2.0 * (len(names) - place)
@@ -187,6 +213,8 @@ def draw_plane(
         points: dict[str, tuple[float, float]] = {}
         across, up = (intervals(table.dropna(subset=[x, y]), [by], metric) for metric in (x, y))
         figure.numbers = across.merge(up, on=by, suffixes=(f" of {x}", f" of {y}"))
+        figure.seen = [one for metric, what in ((y, ylabel), (x, xlabel))
+                       for one in contrast(table.dropna(subset=[x, y]), metric, by, looks, what=what)]  # fmt: skip
         for name in across[by]:
             style, h, v = looks[str(name)], across[across[by] == name], up[up[by] == name]
             point = float(h["mean"].iloc[0]), float(v["mean"].iloc[0])
@@ -207,7 +235,7 @@ def _log_across(axes: Axes, at: Sequence[float]) -> None:
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=at))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.xaxis.set_minor_locator(NullLocator())
 
 
 def _label(axes: Axes, points: Mapping[str, tuple[float, float]]) -> None:
@@ -255,6 +283,10 @@ def draw_settings(table: pd.DataFrame, *, x: str, y: str, title: str, by: str = 
     with panel() as (figure, axes):
         stable = table[table["status"] == "finished"]
         figure.numbers = numbers = stable.groupby([by, "batch_size", x], sort=False)[y].mean().reset_index()
+        if len(numbers):
+            top = dict(numbers.iloc[int(numbers[y].argmax())])
+            figure.seen = [f"The highest mean of {title}, {top[y]:.3f}, is {style(str(top[by])).label}'s at "
+                           f"{x} {top[x]:g}, batch {top['batch_size']:g}."]  # fmt: skip
         for (name, size), line in numbers.groupby([by, "batch_size"], sort=False):
             look, smallest = style(str(name)), size == table["batch_size"].min()
             means = line.sort_values(x)
@@ -283,6 +315,12 @@ def draw_against(numbers: pd.DataFrame, source: Sequence[float], *, y: str) -> F
         said = pd.Series(source, index=range(1, 1 + len(source)), name="source", dtype=float)
         figure.numbers = shown.merge(said, left_on="epoch", right_index=True, how="left")
         error = (shown["mean"] - shown["low"], shown["high"] - shown["mean"])
+        beside = figure.numbers.dropna(subset=["source", "low"])
+        if len(beside):
+            inside = int(beside["source"].between(beside["low"], beside["high"]).sum())
+            furthest = (beside["mean"] - beside["source"]).abs().max()
+            figure.seen = [f"{look.label}: {inside} of the source's {len(beside)} values within our bars, the furthest "
+                           f"{furthest:.2g} from our mean."]  # fmt: skip
         axes.errorbar(
             shown["epoch"], shown["mean"], yerr=error, fmt=look.marker, color=look.color, markersize=5,
             capsize=3, label="ours",

@@ -12,8 +12,10 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from ..stats import intervals, spread
-from .look import AXES, Html, Style, beside, captioned, legend_of, log_scale, numbers_of, panel, same_y, styles
+from .look import AXES, Html, Style, beside, captioned, legend_of, log_scale, panel, same_y, styles
+from .words import contrast
 
+POINTS = 40  # of a line that can be read off, at most
 _SPLITS = {"train": "training"}  # what a split is called
 
 
@@ -76,9 +78,13 @@ def interactive_curves(
     for (value, look), (split, metric, label) in itertools.product(facets.items(), panels):
         rows = frame[(frame["split"] == split) & (frame[facet].astype(str) == value if look else True)]
         own = split in ("train", "batch", "validation", "test")
-        title = look.label if look else f"{_SPLITS.get(split, split)} {metric}" if own else metric.replace("_", " ")
+        what = f"{_SPLITS.get(split, split)} {metric}" if own else label
+        of, title = (look.label, look.label) if look else ("", what if own else metric.replace("_", " "))
+        ends, at = _ends(rows, metric, by, x)
+        measure = f"{split}_{metric}" if own else f"{split}.{metric}"
         with panel() as (figure, axes):
             figure.numbers = numbers = draw_curves(axes, rows, metric, by=by, x=x, looks=looks)
+            figure.seen = contrast(ends, metric, by, looks, what=f"{what} {at}", of=of, measure=measure)
             axes.set(xlabel=AXES.get(x, x), ylabel=label, title=title)
             axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8 if x == "epoch" else 6))
             if numbers[x].max() > 2000:
@@ -94,8 +100,26 @@ def interactive_curves(
         {"title": title, "line": _pixels(figure.axes[0]), "series": _series(numbers, by, x, looks)}
         for (title, numbers), figure in zip(data, figures, strict=True)
     ]
-    payload = html.escape(json.dumps({"x": AXES.get(x, x), "panels": points}, separators=(",", ":"), allow_nan=False))
-    return Html(captioned(body, caption, f' data-curves="{payload}"', numbers_of(figures)))
+    seeds = pd.concat([numbers for _, numbers in data]).groupby(by)["n"].min()
+    known = {
+        "x": AXES.get(x, x), "lower": panels[0][1] == "loss", "panels": points,
+        "seeds": {str(name): int(n) for name, n in seeds.items()},
+    }  # fmt: skip
+    payload = html.escape(json.dumps(known, separators=(",", ":"), allow_nan=False))
+    return Html(captioned(body, caption, figures, f' data-curves="{payload}"'))
+
+
+def _ends(rows: pd.DataFrame, metric: str, by: str, x: str) -> tuple[pd.DataFrame, str]:
+    """The last points that all lines have, and where that is, in words; without runs that stopped in the last quarter
+    or before, as those that diverged did."""
+    there = rows.dropna(subset=[metric])
+    last = there["step"].groupby(there["key"]).transform("max")
+    whole = there[last > 0.75 * there["steps"]]
+    lines = whole.groupby(x)[by].nunique()
+    shared = lines.index[lines == whole[by].nunique()].max()
+    at = "at the end" if (whole.groupby(by)[x].max() == shared).all() else f"after {shared:,.0f} {AXES.get(x, x)}"
+    some = ", of runs that came to it" if len(whole) < len(there) else ""
+    return whole[whole[x] == shared], at + some
 
 
 def _pixels(axes: Axes) -> list[float]:
@@ -106,15 +130,21 @@ def _pixels(axes: Axes) -> list[float]:
     height = figure.bbox.height
     zero, one = (axes.transData.transform((value, 0))[0] for value in (0, 1))
     box = axes.bbox
-    return [round(float(v), 3) for v in (zero, one - zero, height - box.y1, height - box.y0)]
+    return [float(f"{v:.6g}") for v in (zero, one - zero, height - box.y1, height - box.y0)]
 
 
 def _series(numbers: pd.DataFrame, by: str, x: str, looks: Mapping[str, Style]) -> dict[str, Any]:
     found = {}
-    for name, line in numbers.groupby(by, sort=False):
+    for name, whole in numbers.groupby(by, sort=False):
+        line = thinned(whole)
         columns = {c: [_plain(v) for v in line[c]] for c in ("mean", "low", "high")}
         found[str(name)] = {"label": looks[str(name)].label, "x": [_plain(v) for v in line[x]], **columns}
     return found
+
+
+def thinned(line: pd.DataFrame) -> pd.DataFrame:
+    """At most ``POINTS`` rows, evenly, the last among them: what is read off a line."""
+    return line.iloc[::-1].iloc[:: -(-len(line) // POINTS)].iloc[::-1]
 
 
 def _plain(value: float) -> float | None:

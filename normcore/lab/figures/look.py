@@ -20,7 +20,10 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+from ..stats import MIN_SEEDS
+from .words import Contrast, told
 
 
 class Style(NamedTuple):
@@ -139,9 +142,11 @@ class Chart(Figure):
 
     Attributes:
         numbers: as they were computed before they were drawn; without, they are read off the panel.
+        seen: what is to be seen in it.
     """
 
     numbers: pd.DataFrame | None = None
+    seen: Sequence[Contrast | str] = ()
 
 
 @contextmanager
@@ -169,9 +174,29 @@ def svg(figure: Figure, background: str | None = None) -> str:
     text = text[text.index("<svg") :]
     text = re.sub(r'id="series:([^"]+)"', r'data-series="\1"', text)
     text = re.sub(r'<g id="\w+"', "<g", text)  # the same ids in every figure of a page help nobody
-    text = re.sub(r"'DejaVu Sans'[^;\"]*", "system-ui, sans-serif", text)
+    text = re.sub(r" font-family: 'DejaVu Sans'[^;\"]*;", "", text)
+    text = text.replace("<svg ", '<svg font-family="system-ui, sans-serif" ', 1)
     text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)
+    text = re.sub(r' transform="rotate\(-0 [^"]*"', "", text)  # of words that are not turned
+    text = re.sub(
+        rf'(<use [^>]*) style="fill: {TEXT}; stroke: {TEXT}[^"]*"/>', r"\1/>", text
+    )  # of ticks: their path has it
+    text = re.sub(r' (?:d|x|y|transform)="[^"]*"', _lean, text)
+    text = re.sub(r'<use [^>]* style="([^"]*)"/>(?:\s*<use [^>]* style="\1"/>)+', _alike, text)
+    text = re.sub(r"\s*\n\s*", "\n", text)
     return text.replace(TEXT, "currentColor" if background is None else "#222222")
+
+
+def _lean(places: re.Match[str]) -> str:
+    """Places to a tenth of a point, and a path that goes on in lines as it began."""
+    rounded = re.sub(r"-?\d+\.\d{2,}", lambda number: f"{round(float(number[0]), 1):g}", places[0])
+    return re.sub(r"(?<=\d) *\nL (?=[\d-])", " ", rounded)
+
+
+def _alike(markers: re.Match[str]) -> str:
+    """Markers that look alike, as a group that does."""
+    style = f' style="{markers[1]}"'
+    return f"<g{style}>{markers[0].replace(style, '')}</g>"
 
 
 #: what stands at the axes
@@ -195,8 +220,8 @@ def show(
 
     Args:
         figures: made in :func:`panel`.
-        alt: what the figure shows, for who does not see it.
-        caption: what to look at.
+        alt: what the figure shows, for who does not see it. What is to be seen in each panel follows.
+        caption: what is drawn. What is to be seen in it stands before, in two sentences at most.
         legend: the normalizers or variants that all panels show, to be named under them.
     """
     panels = [figures] if isinstance(figures, Figure) else list(figures)
@@ -204,7 +229,7 @@ def show(
         same_y(panels)
     looks = styles("", legend)
     body = beside(panels, alt) + (legend_of(looks) if looks else "")
-    return Html(captioned(body, caption, numbers=numbers_of(panels)))
+    return Html(captioned(body, caption, panels))
 
 
 def same_y(panels: Sequence[Figure]) -> None:
@@ -219,15 +244,37 @@ def beside(panels: Sequence[Figure], alt: str) -> str:
     """The panels side by side where there is room, as markup."""
     kinds = ("nc-panel nc-wide" if panel.get_figwidth() > 6 else "nc-panel" for panel in panels)
     drawn = "".join(f'<div class="{kind}">{svg(panel)}</div>' for kind, panel in zip(kinds, panels, strict=True))
-    return f'<div class="nc-panels" role="img" aria-label="{html.escape(alt)}">{drawn}</div>'
+    description = html.escape(" ".join([alt, *seen_in(panels)]))
+    return f'<div class="nc-panels" role="img" aria-label="{description}">{drawn}</div>'
 
 
-def captioned(body: str, caption: str, attributes: str = "", numbers: pd.DataFrame | None = None) -> str:
-    """Markup as a figure of the book, with its caption, and with its numbers to download."""
-    text = html.escape(caption)
-    if numbers is not None and len(numbers):
+def seen_in(panels: Sequence[Figure]) -> list[str]:
+    """What is to be seen in the panels of a figure, in sentences."""
+    return told([panel.seen for panel in panels if isinstance(panel, Chart)])
+
+
+def captioned(body: str, caption: str, panels: Sequence[Figure] = (), attributes: str = "") -> str:
+    """Markup as a figure of the book, with its caption, and with the numbers of its panels to download."""
+    text, numbers = html.escape(caption), numbers_of(panels)
+    if seen := " ".join(seen_in(panels)[:2]):
+        text = f'<span class="nc-seen">{html.escape(seen)}</span> {text}'
+    if few := _few(numbers):
+        text += f" {few}"
+    if len(numbers):
         text += f' <span class="nc-csv">{csv_link("figure", numbers, "The numbers as CSV")}.</span>'
     return f'<figure class="nc-figure"{attributes}>{body}<figcaption>{text}</figcaption></figure>'
+
+
+def _few(numbers: pd.DataFrame) -> str:
+    """How much of what is drawn is one run each, or has fewer seeds than an interval takes, where not all is alike."""
+    seeds = numbers.get("n", pd.Series(dtype=int))
+    if seeds.empty or seeds.min() >= MIN_SEEDS or seeds.min() == seeds.max():
+        return ""
+    one, below = (seeds == 1).mean(), (seeds < MIN_SEEDS).mean()
+    return " ".join(
+        f"{share:.0%} of the points {words}." for share, words in
+        ((one, "are one run each"), (below - one, "have fewer than five seeds, and their range")) if share
+    )  # fmt: skip
 
 
 def csv_link(name: str, table: pd.DataFrame, text: str) -> str:
@@ -275,7 +322,7 @@ def log_scale(axes: Axes) -> None:
     low, high = axes.get_ylim()
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 1000 * low else (1,)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.yaxis.set_minor_locator(NullLocator())
 
 
 def legend_of(looks: Mapping[str, Style]) -> str:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ...layers import SwitchableNorm
 from ..tasks.outliers import KINDS
 from . import distributions, influence, landscape
 from .landscape import Forward
@@ -98,6 +99,17 @@ def training_set(at: Snapshot) -> list[Row]:
     return [dict(at.trained())]
 
 
+def mixture(at: Snapshot) -> list[Row]:
+    """What switchable normalization has learned: of each of its layers the shares of the statistics of IN, LN and BN, a
+    row for the mean and one for the variance; none of a network without it."""
+    layers = [part for part in at.model.modules() if isinstance(part, SwitchableNorm)]
+    weights = [(i, of, getattr(layer, f"{of}_weight")) for i, layer in enumerate(layers, 1) for of in ("mean", "var")]
+    return [
+        {"layer": i, "of": of, **dict(zip(("in", "ln", "bn"), weight.softmax(0).tolist(), strict=True))}
+        for i, of, weight in weights
+    ]
+
+
 def _medians(batches: Sequence[Sequence[Mapping[str, Any]]], *names: str) -> list[Row]:
     """The rows of one batch, each number the median over the batches; what is not a number has these names."""
     return [
@@ -108,7 +120,7 @@ def _medians(batches: Sequence[Sequence[Mapping[str, Any]]], *names: str) -> lis
 
 PROBES: dict[str, Callable[[Snapshot], list[Row]]] = {
     "distributions": feature_distributions, "shift": covariate_shift, "smoothness": smoothness,
-    "outliers": outlier_influence, "training_set": training_set,
+    "outliers": outlier_influence, "training_set": training_set, "mixture": mixture,
 }  # fmt: skip
 
 #: probe -> column -> values, a row of the probe at each place

@@ -188,26 +188,6 @@ OF_A_CURVE: dict[str, Callable[..., float | None]] = {"tau": _tau, "tau_p": _tau
 
 _TAKING = {**OF_A_CURVE, "samples_to_loss": _samples_to_loss, "steps_to_loss": _steps_to_loss}
 
-#: The smallest effect of interest of a measure: a difference within it is a tie, whatever its sign. Accuracies are
-#: shares of images, losses nats. What is not named has 5 % of the size of what is compared.
-SMALLEST = {
-    "train_accuracy": 0.005, "batch_accuracy": 0.005, "test_accuracy": 0.005, "validation_accuracy": 0.005,
-    "peak": 0.005, "highest": 0.005, "overfitting": 0.005, "fall": 0.005, "jitter": 0.002,
-    "train_loss": 0.02, "batch_loss": 0.02, "test_loss": 0.02, "validation_loss": 0.02, "progress": 0.02,
-    "batch_jitter": 0.02, "train_jitter": 0.02, "tau": 0.1, "tau_p": 0.0,
-    "training_set.accuracy": 0.005, "training_set.loss": 0.02,
-}  # fmt: skip
-SMALLEST_SHARE = 0.05  # of the size of what is compared
-SMALLEST_LOG2 = 0.1  # of a binary logarithm, a factor of 1.07
-
-
-def smallest(metric: str, size: float) -> float:
-    """The smallest effect of interest of a measure whose values are of this size."""
-    if _LOG2.fullmatch(metric):
-        return SMALLEST_LOG2
-    return SMALLEST.get(metric.partition("[")[0], SMALLEST_SHARE * abs(size))
-
-
 _LOG2 = re.compile(r"log2\((?P<metric>.+)\)")
 _PROBED = re.compile(r"(?P<probe>\w+)\.(?P<column>\w+)(\[(?P<where>[^\]]+)\])?")
 

@@ -55,7 +55,7 @@ class Proposal:
 def plan(judged: Sequence[Judged] | None = None) -> list[Proposal]:
     """A proposal for every undecided statement that further seeds could decide: those that the looks up to the last are
     expected to decide, the cheapest first, then the others."""
-    made = [_propose(one) for one in (judge_all() if judged is None else judged)]
+    made = [propose(one) for one in (judge_all() if judged is None else judged)]
     found = [proposal for proposal in made if proposal]
     return sorted(found, key=lambda p: (p.expected is None, p.seconds, p.judged.id))
 
@@ -85,7 +85,7 @@ def perform(device: str = "auto", jobs: int = 1, deadline: float = math.inf) -> 
     return proposals
 
 
-def _propose(judged: Judged) -> Proposal | None:
+def propose(judged: Judged) -> Proposal | None:
     """For a statement that has runs and lacks seeds."""
     if judged.verdict != INCONCLUSIVE or judged.cause not in (FEW, SEEDS, CONTRADICTED):
         return None

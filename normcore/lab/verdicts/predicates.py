@@ -7,7 +7,7 @@ a measure of :mod:`normcore.lab.verdicts.measures` and, unless the end of the ru
 
 It holds if the mean over seeds lies where the statement puts it, and fails if it lies elsewhere, each by a t test with
 a moderated variance (:mod:`normcore.lab.stats`), at the looks fixed in advance. An order (``a`` above ``b``, with no
-margin) has a smallest effect of interest, :func:`normcore.lab.verdicts.measures.smallest`: it fails where ``a`` is
+margin) has a smallest effect of interest, :func:`normcore.lab.stats.smallest`: it fails where ``a`` is
 below ``b`` by more than that, and where the two are within it of each other they are tied, which neither supports nor
 refutes, unless the statement means any difference whatever (``strict``).
 """
@@ -46,8 +46,9 @@ from ..stats import (
     nominal,
     over_looks,
     seeds_needed,
+    smallest,
 )
-from .measures import curve, measure, smallest, value, window
+from .measures import curve, measure, value, window
 
 SUPPORTED, REFUTED, MIXED, INCONCLUSIVE = "supported", "refuted", "mixed", "inconclusive"
 TOLERANCE = 1e-12  # of what is computed in float64 and must be equal

@@ -12,8 +12,17 @@ from numpy.typing import NDArray
 from scipy import special
 
 from ..book.markdown import table
-from ..stats import ALPHA, CONFIDENCE, LOOKS, fit_prior, moderate, nominal
-from .measures import SMALLEST, SMALLEST_LOG2, SMALLEST_SHARE
+from ..stats import (
+    ALPHA,
+    CONFIDENCE,
+    LOOKS,
+    SMALLEST,
+    SMALLEST_LOG2,
+    SMALLEST_SHARE,
+    fit_prior,
+    moderate,
+    nominal,
+)
 from .predicates import REFUTED
 
 Array = NDArray[np.float64]

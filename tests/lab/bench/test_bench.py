@@ -38,12 +38,14 @@ def made_up(device: str = "cpu", changes: dict[tuple[str, str], dict[str, Any]] 
     shape = {name: copy.deepcopy(row) for name in [*names, "bn torch", "floor"]}
     for name in ("bn eager", "ln eager", "in eager", "gn eager"):
         shape[name]["to_twin"] = [0.99, 0.98, 1.0]
-    measured = {name: copy.deepcopy(shape) for name in ("a", "b", "small")}
+    shape["cln eager"] = copy.deepcopy(row)
+    measured = {name: copy.deepcopy(shape) for name in ("a", "b", "small", "b channels_last", "b bfloat16")}
     for (where, name), change in (changes or {}).items():
         measured[where].setdefault(name, {}).update(change)
     versions = {"torch": "2", "python": "3", "numpy": "2", "normcore": "0"}
     where_and_how = {"device": device, "device_name": "a machine", "threads": 2, "versions": versions, "commit": "c0"}
     setting = {"rounds": 3, "dtype": "float32", "shapes": ["a", "b"], "small": "small"}
+    setting |= {form: f"b {form}" for form in bench_layers.FORMS}
     return {"setting": setting, "measured": measured, "provenance": where_and_how, "limits": []}
 
 
@@ -266,29 +268,36 @@ def test_every_layer_is_measured_eagerly() -> None:
     assert torch.get_num_threads() == before
     assert functional._engine == "auto"
     assert found["provenance"]["threads"] == 2
-    assert found["setting"] == {"rounds": 2, "dtype": "float32", "shapes": ["2 x 4 x 6 x 6"], "small": "2 x 4 x 3 x 3"}
+    assert found["setting"] == {
+        "rounds": 2, "dtype": "float32", "shapes": ["2 x 4 x 6 x 6"], "small": "2 x 4 x 3 x 3",
+        "channels_last": "2 x 4 x 6 x 6 channels_last", "bfloat16": "2 x 4 x 6 x 6 bfloat16",
+    }  # fmt: skip
+    assert len(found["measured"]) == 4
     twins = {f"{name} torch" for name in bench_layers.TWINS}
-    expected = {f"{name} eager" for name in bench_layers.NAMES} | twins | {"floor"}
-    for rows in found["measured"].values():
-        assert set(rows) == expected
+    expected = {f"{name} eager" for name in bench_layers.NAMES} | {"bn torch", "floor"}
+    for given, rows in found["measured"].items():
+        usual = not given.endswith(bench_layers.FORMS)
+        assert set(rows) == expected | (twins if usual else set())
         assert rows["floor"]["to_floor"] == rows["bn torch"]["to_batch_norm"] == [1, 1, 1]
         for name, row in rows.items():
             median, low, high = row["to_batch_norm"]
             assert 0 <= low <= median <= high  # 0 where a busy machine halts one of a round, and 3 digits are kept
             assert row["ms"] > 0
-            assert ("to_twin" in row) == (name.partition(" ")[0] in bench_layers.TWINS)
+            assert ("to_twin" in row) == (name.partition(" ")[0] in (bench_layers.TWINS if usual else ["bn"]))
             if name.partition(" ")[0] in ON_ENGINE:
                 assert row["saved_large"] == 1, f"{name} keeps more than x"
                 assert row["saved"] >= 1
-    assert [limit["name"] for limit in found["limits"]] == ["eager", "compiled", "twins", "small", "memory",
-                                                            "memory, compiled"]  # fmt: skip
+    assert [limit["name"] for limit in found["limits"]] == [
+        "eager", "compiled", "twins", "small", "batch", "channel", "channels_last", "bfloat16", "memory",
+        "memory, compiled",
+    ]  # fmt: skip
     assert found["limits"][1]["verdict"] == NOT_MEASURED
     assert json.loads(json.dumps(found, allow_nan=False)) == found
 
 
 def test_only_layers_that_heed_the_compiled_engine_are_measured_compiled() -> None:
     found = bench_layers.layers("cpu", rounds=1, names=("bn", "ln", "rms"), **TINY)
-    for rows in found["measured"].values():
+    for rows in (rows for given, rows in found["measured"].items() if not given.endswith(bench_layers.FORMS)):
         assert [name for name in rows if name.endswith("compiled")] == ["rms compiled"]
         assert rows["rms compiled"]["saved_large"] == 1
     assert found["limits"][1]["verdict"] != NOT_MEASURED
@@ -327,6 +336,11 @@ def test_all_limits_are_met_where_nothing_is_over() -> None:
         ("small", "gn eager", {"to_twin": [2.0, 1.9, 2.1]}, "twins", MET),  # the large shapes alone
         ("small", "rbn eager", {"to_batch_norm": [3.5, 3.1, 4.0]}, "small", MISSED),
         ("small", "rbn eager", {"to_batch_norm": [3.5, 3.1, 4.0]}, "eager", MET),
+        ("a", "brn eager", {"to_batch_norm": [1.15, 1.12, 1.2]}, "batch", MISSED),
+        ("b", "cln eager", {"to_batch_norm": [2.0, 1.9, 2.1]}, "channel", MISSED),
+        ("b channels_last", "gn eager", {"to_batch_norm": [2.0, 1.9, 2.1]}, "channels_last", MISSED),
+        ("b channels_last", "gn eager", {"to_batch_norm": [2.0, 1.9, 2.1]}, "eager", MET),
+        ("b bfloat16", "gn eager", {"to_batch_norm": [2.0, 1.9, 2.1]}, "bfloat16", MISSED),
         ("a", "vbn eager", {"saved_large": 2}, "memory", MISSED),
         ("a", "vbn compiled", {"saved_large": 2}, "memory, compiled", MISSED),
         ("a", "lrn eager", {"to_batch_norm": [9.0, 9.0, 9.0]}, "eager", MET),  # not one of the engine's
@@ -355,7 +369,8 @@ def test_a_gpu_is_judged_by_the_best_engine() -> None:
 def test_rows_are_put_side_by_side() -> None:
     found = made_up(changes={("a", "zz eager"): {"saved": 7.0}})
     rows = {row["layer"]: row for row in bench_layers.side_by_side(found, "saved")}
-    assert rows["zz eager"] == {"layer": "zz eager", "a": 7.0, "b": None, "small": None}
+    others = dict.fromkeys(("b", "small", "b channels_last", "b bfloat16"))
+    assert rows["zz eager"] == {"layer": "zz eager", "a": 7.0, **others}
     assert list(rows)[:3] == ["bn eager", "bn compiled", "bn torch"]
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from normcore.lab.book import explorer
 from normcore.lab.config import RunConfig
+from normcore.lab.figures.curves import POINTS
 from normcore.lab.runs.experiments import Experiment, experiments
 from normcore.lab.runs.store import Store
 from normcore.lab.stats import intervals
@@ -58,7 +59,7 @@ def test_a_line_is_of_the_seeds_of_a_setting(wanted: list[RunConfig]) -> None:
 def test_its_points_are_those_of_the_figures(wanted: list[RunConfig]) -> None:
     _, data = handed_over(explorer.script(*of("large-rates")))
     points = data["profiles"]["quick"]["lines"][0]["curves"]["training loss"]
-    assert len(points["x"]) <= explorer.POINTS
+    assert len(points["x"]) <= POINTS
     assert points["x"][-1] == 1000
     frame = curves(
         [run for run in Store("large-rates").runs("quick") if (run.config.norm, run.config.lr) == ("none", 0.01)]

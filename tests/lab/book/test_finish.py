@@ -71,7 +71,7 @@ def test_mathjax_is_loaded_by_pages_with_a_formula_and_no_font_of_icons_is(tmp_p
         '<script defer="defer" src="_static/mathjax/tex-chtml.js?v=2"></script>'
         '<link rel="preload" as="font" href="_static/vendor/fontawesome/webfonts/fa-solid-900.woff2">'
     )
-    for name, text in {"plain": "", "formula": '<span class="math notranslate">'}.items():
+    for name, text in {"plain": "", "formula": '<span class="math notranslate fa-fw">'}.items():
         (tmp_path / f"{name}.html").write_text(head + text)
     fonts, styles = tmp_path / "_static" / "vendor" / "fontawesome" / "webfonts", tmp_path / "_static" / "styles"
     fonts.mkdir(parents=True)
@@ -86,3 +86,31 @@ def test_mathjax_is_loaded_by_pages_with_a_formula_and_no_font_of_icons_is(tmp_p
     assert "webfonts" not in (tmp_path / "formula.html").read_text()
     assert (styles / "theme.css").read_text() == ".fa-fw{width:1em}"
     assert not fonts.exists()
+
+
+def test_styles_of_classes_that_nothing_names_go(tmp_path: Path) -> None:
+    (tmp_path / "_static").mkdir()
+    (tmp_path / "page.html").write_text('<p class="here sm:wide">')
+    (tmp_path / "_static" / "later.js").write_text('place.classList.add("made")')
+    sheet = tmp_path / "_static" / "theme.css"
+    sheet.write_text(
+        "@charset 'utf-8';p{a:b}/* note */.here,.gone>p{a:b}.made:not(.gone,.lost){a:b}.gone{a:b}.sm\\:wide{a:b}"
+        "@media print{.gone{a:b}}@media screen{.here{a:b}.gone{a:b}}@keyframes spin{to{a:b}}.here:is(.a,.made){a:b}"
+    )
+    for _ in range(2):
+        finish(tmp_path)
+        assert sheet.read_text() == (
+            "@charset 'utf-8';p{a:b}.here{a:b}.made:not(.gone,.lost){a:b}.sm\\:wide{a:b}"
+            "@media screen{.here{a:b}}@keyframes spin{to{a:b}}"
+        )
+
+
+def test_the_numbers_of_a_figure_are_a_file_beside_the_page(tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    page = tmp_path / "runs" / "page.html"
+    page.write_text('<a download="figure.csv" href="data:text/csv;base64,YSxiCjEsMgo=">numbers</a>')
+    for _ in range(2):
+        finish(tmp_path)
+        (file,) = tmp_path.rglob("*.csv")
+        assert file.read_text() == "a,b\n1,2\n"
+        assert page.read_text() == f'<a download="figure.csv" href="../_static/csv/{file.name}">numbers</a>'

@@ -15,14 +15,14 @@ from normcore.lab.verdicts.predicates import REFUTED, SUPPORTED, Part
 from .test_guide import compared
 
 
-def judged(statement: str, verdict: str, p: float) -> Judged:
-    part = Part("it is", "test loss, BN minus LN", Interval(-0.2, -0.3, -0.1), 5, verdict)
+def judged(statement: str, verdict: str, p: float, look: int = 8) -> Judged:
+    part = Part("it is", "test loss, BN minus LN", Interval(-0.2, -0.3, -0.1), 12, verdict, look=look)
     return Judged(statement, "ord", f"What {statement} says.", verdict, p=p, parts=(part,))
 
 
 def test_it_has_the_verdicts_the_clearest_statements_and_the_comparison() -> None:
     found = [
-        judged("S0-01", SUPPORTED, 0.01), judged("S0-02", SUPPORTED, 0.001), judged("S0-03", REFUTED, 0.02),
+        judged("S0-01", SUPPORTED, 0.01, 12), judged("S0-02", SUPPORTED, 0.001), judged("S0-03", REFUTED, 0.02),
         Judged("S0-04", "ord", "Untested.", NOT_MEASURED),
     ]  # fmt: skip
     text = front.front(found, compared(), rank(compared()))
@@ -32,6 +32,7 @@ def test_it_has_the_verdicts_the_clearest_statements_and_the_comparison() -> Non
         ("1", "refuted", "1 refuted"),
         ("1", "not+measured+yet", "1 not measured yet"),
     ]
+    assert "nothing that varies was decided with fewer than 8 seeds" in text
     assert "**Most clearly supported**: What S0-02 says ([S0-02](#s0-02)): test loss, BN minus LN: -0.2000" in text
     assert "**Most clearly refuted**: What S0-03 says" in text
     assert "**Batches of 2.** BN does best" in text
@@ -64,6 +65,6 @@ def test_without_results_there_is_no_picture_for_the_readme(store: Path) -> None
 def test_the_readme_s_picture_is_of_the_published_results() -> None:
     """The picture's means are those of the committed results, so that it cannot go stale unnoticed."""
     picture = (paths.root() / "book" / "_assets" / "overview.svg").read_text(encoding="utf-8")
-    numbers = [[float(v) for v in re.findall(r"-?\d+\.\d+", text)] for text in (picture, front.overview_svg())]
+    numbers = [[float(v) for v in re.findall(r"-?\d+(?:\.\d+)?", text)] for text in (picture, front.overview_svg())]
     assert len(numbers[0]) == len(numbers[1])
-    assert max(abs(a - b) for a, b in zip(*numbers, strict=True)) < 0.01
+    assert max(abs(a - b) for a, b in zip(*numbers, strict=True)) < 0.11  # places stand in tenths

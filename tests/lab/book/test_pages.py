@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import nbformat
 import pytest
 
 from normcore.lab import catdog
@@ -129,3 +130,13 @@ def test_every_chapter_has_its_experiments_in_the_table_of_contents() -> None:
     assert all(found.values())
     others = {"runs/compare"}  # of no document
     assert set().union(*found.values()) == {e.page for e in experiments().values()} - others
+
+
+def test_what_is_to_be_read_with_care_is_every_point_of_the_notebook_s_last_section() -> None:
+    for experiment in experiments().values():
+        cells = nbformat.read(experiment.notebook, as_version=4).cells
+        sections = [cell.source.partition("## Read this with care")[2] for cell in cells]
+        points = sum(line.startswith("- ") for section in sections for line in section.splitlines())
+        found = pages._with_care(experiment)
+        assert len(found) == points, experiment.name
+        assert not [point for point in found if re.search(r"\]\((\w+\.ipynb|#s)", point)], experiment.name

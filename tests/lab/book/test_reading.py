@@ -47,6 +47,17 @@ def test_the_answer_comes_first_and_how_it_was_run_last() -> None:
     assert "hide-input" not in cells[2]["metadata"]["tags"]  # the notebook is as it was
 
 
+def test_the_figure_of_another_profile_is_folded_behind_the_answer() -> None:
+    def cells(drawn: str) -> list[dict[str, Any]]:
+        answer = cell("code", "show()", "answer") | {"outputs": [{"data": {"text/html": [drawn]}}]}
+        return [cell("markdown", "# Title"), cell("code", "", "parameters"), cell("markdown", "## Answer"), answer]
+
+    found = reordered(cells("half of it"), "a_trial", {"quick": cells("<figure>quick</figure>")})
+    assert found[3]["outputs"][0]["data"]["text/html"] == ["half of it"]
+    assert "<code>quick</code></summary><figure>quick</figure>" in found[4]["source"]
+    assert 'href="../explorer.html#experiment=a-trial&amp;profile=quick"' in found[4]["source"]
+
+
 @pytest.mark.parametrize("name", experiments())
 def test_every_experiment_has_a_figure_that_answers(name: str) -> None:
     cells = nbformat.read(experiments()[name].notebook, as_version=4).cells

@@ -14,6 +14,7 @@ from normcore.lab.book import statements
 from normcore.lab.stats import Interval
 from normcore.lab.verdicts import claims
 from normcore.lab.verdicts.claims import Judged
+from normcore.lab.verdicts.history import Change
 from normcore.lab.verdicts.predicates import REFUTED, SUPPORTED, Part, any_of
 
 from ..helpers import made_up
@@ -89,5 +90,35 @@ def test_the_parts_of_an_or_are_drawn_one_by_one() -> None:
 
 def test_of_what_is_not_measured_nothing_is_drawn() -> None:
     text = statements.page(Judged("S1-05", "ord", "It is so.", "not measured yet"), ABOUT, {})
-    assert "## " not in text
-    assert "not measured yet" in text
+    assert "<svg" not in text
+    assert re.findall("## (.*)", text) == ["What would change the verdict", "Its history"]
+    assert "- A study that tests it" in text
+
+
+def test_it_has_the_threats_what_would_change_it_and_its_history() -> None:
+    one, pages = judged(part("it is lower")), {"catdog-lr": "runs/catdog_lr"}
+    before = [
+        Change("2030-01-31", "inconclusive", "one seed"),
+        Change("2030-02-01", SUPPORTED, "five seeds", "c0ffee1"),
+    ]
+    text = statements.page(one, ABOUT, pages, before=before, with_care=["Mind the gap."], follows=["Take it."])
+    sections = dict(zip(re.findall("## (.*)", text), re.split("## .*", text)[1:], strict=True))
+    assert sections["What would follow from it"].strip() == "- Take it."
+    assert "- Mind the gap." in sections["Threats"]
+    assert "- All its runs are of the network `lenet5`" in sections["Threats"]
+    assert "it is lower" in sections["What would change the verdict"]
+    rows = [line for line in sections["Its history"].splitlines() if line.startswith("| 20")]
+    assert rows == [
+        "| 2030-01-31 | {bdg-warning}`inconclusive` | one seed |",
+        "| 2030-02-01 | {bdg-success}`supported` | five seeds (`c0ffee1`) |",
+    ]
+    assert "| now |" not in text, "the present verdict is the last that was noted"
+    assert "| now | {bdg-success}`supported` |" in statements.page(one, ABOUT, pages, before=before[:1])
+
+
+def test_the_verdict_can_be_downloaded_with_its_parts() -> None:
+    text = statements.page(judged(part("it is lower")), ABOUT, {"catdog-lr": "runs/catdog_lr"})
+    (data,) = re.findall(r'download="s0-01.json" href="data:application/json;base64,([^"]+)"', text)
+    found = json.loads(base64.b64decode(data))
+    assert (found["verdict"], found["quote"]["zh"]) == (SUPPORTED, "是")
+    assert [one["says"] for one in found["parts"]] == ["it is lower"]

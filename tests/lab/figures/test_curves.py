@@ -71,18 +71,17 @@ def test_curves_carry_their_numbers() -> None:
     assert text.count('aria-label="Two &quot;lines&quot; &amp; bands"') == 1
 
 
-def test_the_cursor_of_a_curve_stands_on_its_points() -> None:
+@pytest.mark.parametrize(("x", "values"), [("epoch", [1e3, 2e3, 3e3]), ("step", [1e4, 2e4, 3e4])])
+def test_the_cursor_of_a_curve_stands_on_its_points(x: str, values: list[float]) -> None:
     """The pixel that the script computes for a value is where the line has its vertex."""
-    text = draw()
-    data = json.loads(unescape(re.search(r'data-curves="([^"]*)"', text)[1]))  # type: ignore[index]
-    drawing = re.search(r"<svg.*?</svg>", text, re.DOTALL)
-    assert drawing
-    root = ET.fromstring(drawing[0])
+    found = [made_up("bn", seed, [2.0 + seed, 1.0 + seed, 0.5], [0.5, 0.6, 0.7], every=1e4) for seed in range(3)]
+    text = faceted(found, by="norm", facet="", x=x)
+    root = ET.fromstring(drawings(text)[0])
     lines = [g for g in root.iter() if g.get("data-series") == "bn"]
     paths = [p.get("d") or "" for g in lines for p in g if "fill: none" in (p.get("style") or "")]
-    xs = [float(v) for v in re.findall(r"[ML] ([\d.]+) ", paths[0])]
-    zero, unit = data["panels"][0]["line"][:2]
-    assert xs == pytest.approx([zero + unit * epoch for epoch in (1, 2, 3)], abs=0.01)
+    xs = [float(v) for v in re.findall(r"([\d.]+) [\d.]+", paths[0])]
+    zero, unit = payload(text)[0]["line"][:2]
+    assert xs == pytest.approx([zero + unit * value for value in values], abs=0.06)
 
 
 def swept(sizes: dict[str, list[int]]) -> list[Run]:

@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ import torch
 from scipy import stats
 from torch import Tensor, nn
 
+from normcore import SwitchableNorm
 from normcore.lab import probes
 from normcore.lab.config import RunConfig
 from normcore.lab.errors import UsageError
@@ -26,7 +28,7 @@ from normcore.lab.runs.training import train
 from normcore.lab.tasks import datasets, outliers
 from normcore.lab.tasks.images import splits
 
-from ..helpers import config, resumed
+from ..helpers import config, network, resumed
 
 CPU = torch.device("cpu")
 ALL = dict.fromkeys(PROBES, 3)
@@ -59,6 +61,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "vbn": {"norm": "vbn"},
     "brn": {"norm": "brn", "norm_options": RENORM},
     "rbn": {"norm": "rbn"},
+    "sn": {"norm": "sn"},
     "fourconv with noise": {"model": "fourconv", "model_options": {"noise": True}},
     "fourconv, vbn": {"model": "fourconv", "norm": "vbn"},
     "dropout": {"model": "alexnet", "image_size": 16, "model_options": {"width": 0.05, "dropout": 0.5}},
@@ -390,6 +393,24 @@ def test_the_training_set_is_evaluated_as_a_whole_and_in_evaluation_mode() -> No
 
 
 # --- what is kept ----------------------------------------------------------------------------------------
+
+
+def test_the_mixture_is_what_each_switchable_layer_has_learned() -> None:
+    run = train(probed(norm="sn", lr=0.1, probes={"mixture": 6}), CPU)
+    layers = [m for m in network(probed(norm="sn")).modules() if isinstance(m, SwitchableNorm)]
+    start, end = (rows(run, "mixture", step) for step in (0, 6))
+    assert [(row["layer"], row["of"]) for row in end] == [
+        (i + 1, of) for i in range(len(layers)) for of in ("mean", "var")
+    ]
+    assert {row[share] for row in start for share in ("in", "ln", "bn")} == {0.33333}
+    assert max(abs(row["bn"] - 1 / 3) for row in end) > 1e-3
+    layer = SwitchableNorm(3)
+    for weight, shares in ((layer.mean_weight, (0.2, 0.3, 0.5)), (layer.var_weight, (0.7, 0.2, 0.1))):
+        weight.data = torch.tensor(shares).log()
+    at = SimpleNamespace(model=nn.Sequential(nn.Conv2d(3, 3, 1), layer))
+    mean, var = PROBES["mixture"](at)  # type: ignore[arg-type]
+    assert [mean[share] for share in ("in", "ln", "bn")] == pytest.approx([0.2, 0.3, 0.5])
+    assert [var[share] for share in ("in", "ln", "bn")] == pytest.approx([0.7, 0.2, 0.1])
 
 
 def test_numbers_that_are_not_finite_are_kept_as_none() -> None:

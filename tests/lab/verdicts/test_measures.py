@@ -17,8 +17,9 @@ from normcore.lab import catdog
 from normcore.lab.config import RunConfig
 from normcore.lab.errors import UsageError
 from normcore.lab.runs.store import Run
+from normcore.lab.stats import SMALLEST, SMALLEST_LOG2, smallest
 from normcore.lab.verdicts import measures
-from normcore.lab.verdicts.measures import MEASURES, basins, curve, jitter, measure, measured, smallest, value, window
+from normcore.lab.verdicts.measures import MEASURES, basins, curve, jitter, measure, measured, value, window
 
 from ..helpers import made_up, run_of
 
@@ -280,13 +281,13 @@ def test_the_logarithm_of_a_measure_makes_a_factor_a_difference() -> None:
     eight, four, none = (made_up("bn", 0, [loss] * 4, [0.5] * 4) for loss in (8.0, 4.0, 0.0))
     assert [value(run, "log2(train_loss)") for run in (eight, four, none)] == [3, 2, None]
     assert value(eight, "log2(steps_to_loss[0.5])") == pytest.approx(np.log2(eight.config.steps))
-    assert smallest("log2(train_loss)", 8.0) == measures.SMALLEST_LOG2
+    assert smallest("log2(train_loss)", 8.0) == SMALLEST_LOG2
 
 
 def test_every_smallest_effect_is_of_a_measure() -> None:
     plain = {f"{split}_{name}" for split in measures.SPLITS for name in ("loss", "accuracy")}
     of_probes = {"training_set.accuracy", "training_set.loss"}
-    assert set(measures.SMALLEST) <= {*MEASURES, *measures.OF_A_CURVE, *plain, *of_probes}
+    assert set(SMALLEST) <= {*MEASURES, *measures.OF_A_CURVE, *plain, *of_probes}
     assert smallest("test_accuracy", 0.8) == 0.005
     assert smallest("steps_to_loss[0.5]", 4000) == pytest.approx(200)
     assert smallest("tau[batch_accuracy]", 0.3) == 0.1
