@@ -103,7 +103,7 @@ def sums(dy: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
 
 def input_gradient(dy: Tensor, x: Tensor, scale: Tensor, mean: Tensor, p: Tensor, q: Tensor) -> Tensor:
     """scale dy + p (x - mean) + q in the dtype of x."""
-    if vectorized(x, FEW):
+    if x.numel() >= FEW:
         dx = apply(x.to(scale.dtype), mean, p, q)
     else:
         dx = torch.sub(x, over(mean, x)).mul_(over(p, x)).add_(over(q, x))
