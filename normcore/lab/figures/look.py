@@ -242,10 +242,12 @@ def same_y(panels: Sequence[Figure]) -> None:
 
 def beside(panels: Sequence[Figure], alt: str) -> str:
     """The panels side by side where there is room, as markup."""
-    kinds = ("nc-panel nc-wide" if panel.get_figwidth() > 6 else "nc-panel" for panel in panels)
+    wide = [panel.get_figwidth() > 6 for panel in panels]
+    kinds = ("nc-panel nc-wide" if one else "nc-panel" for one in wide)
     drawn = "".join(f'<div class="{kind}">{svg(panel)}</div>' for kind, panel in zip(kinds, panels, strict=True))
     description = html.escape(" ".join([alt, *seen_in(panels)]))
-    return f'<div class="nc-panels" role="img" aria-label="{description}">{drawn}</div>'
+    scrolls = ' tabindex="0"' if any(wide) else ""  # on a phone, by keyboard, too
+    return f'<div class="nc-panels" role="img"{scrolls} aria-label="{description}">{drawn}</div>'
 
 
 def seen_in(panels: Sequence[Figure]) -> list[str]:
