@@ -225,6 +225,11 @@ class RunningNorm(Norm):
             state[key] = torch.zeros_like(self.num_batches_tracked)
         super()._load_from_state_dict(state, prefix, metadata, *rest)
 
+    def __copy__(self) -> "RunningNorm":
+        twin = type(self).__new__(type(self))
+        twin.__dict__.update(self.__dict__)
+        return twin
+
     def __deepcopy__(self, memo: dict[int, Any]) -> "RunningNorm":
         """A copy belongs to the same group of processes, which is no data."""
         memo[id(self.process_group)] = self.process_group
