@@ -71,9 +71,8 @@ def moments(x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return kernels.moments(kernels.dense(x))
     if x.numel() == 0:  # var_mean warns of it
         return x.sum(spatial), x.sum(spatial)
-    if (
-        torch.compiler.is_compiling()
-    ):  # Inductor cannot derive var_mean of changing sizes, and makes one kernel of these
+    # Inductor cannot derive var_mean of changing sizes, and makes one kernel of these
+    if torch.compiler.is_compiling():
         mean = x.mean(spatial)
         return mean, (x - over(mean, x)).square().mean(spatial)
     var, mean = torch.var_mean(x, dim=spatial, correction=0)

@@ -56,7 +56,7 @@ def over_what_counts(name: str, layer: Any, parts: list[Tensor], part: Tensor) -
     if name == "sn":
         three = [moments(part), moments(part.reshape(1, -1)), moments(batch)]
         shares = (layer.mean_weight.softmax(0), layer.var_weight.softmax(0))
-        return tuple(sum(s * t[k] for s, t in zip(shares[k], three, strict=True)) for k in (0, 1))  # type: ignore
+        return tuple(sum(s * t[k] for s, t in zip(shares[k], three, strict=True)) for k in (0, 1))
     if name in ("cln", "fnbl"):
         return part.mean(0), part.var(0, correction=0)
     rows = {
