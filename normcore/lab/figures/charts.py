@@ -18,7 +18,13 @@ from .words import contrast
 
 
 def draw_measures(
-    table: pd.DataFrame, measures: Mapping[str, str], *, x: str, by: str = "variant", logy: Sequence[str] = ()
+    table: pd.DataFrame,
+    measures: Mapping[str, str],
+    *,
+    x: str,
+    by: str = "variant",
+    logy: Sequence[str] = (),
+    title: str = "",
 ) -> list[Figure]:
     """A panel a measure: its mean and interval over seeds against a setting, a line a variant.
 
@@ -26,15 +32,18 @@ def draw_measures(
         table: rows of :func:`normcore.lab.verdicts.measures.measured`, with the columns ``x`` and ``by``.
         measures: column -> what stands at the axis.
         logy: measures on a logarithmic axis.
+        title: of the panels, where several tables stand side by side.
     """
     figures: list[Figure] = []
     looks, settings = styles(by, table[by]), styles(x, table[x])
+    where = f" in {title}" if title else ""
     for metric, label in measures.items():
         figure = draw_intervals(intervals(table, [by, x], metric), x=x, by=by, label=label)
         figure.seen = [one for name, rows in table.groupby(by, sort=False) for one in
-                       contrast(rows, metric, x, settings, what=label, of=looks[str(name)].label)]  # fmt: skip
+                       contrast(rows, metric, x, settings, what=label, of=looks[str(name)].label + where)]  # fmt: skip
         if metric in logy:
             log_scale(figure.axes[0])
+        figure.axes[0].set_title(title)
         figures.append(figure)
     return figures
 

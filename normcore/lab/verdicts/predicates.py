@@ -469,9 +469,13 @@ _READ = {
     "distributions.apart": "distance between the layers", "smoothness.beta": "effective smoothness (beta)",
     "smoothness.loss_range": "range of the loss along the gradient",
     "smoothness.gradient_change": "change of the gradient along it",
+    **{f"mixture.{norm}": f"share of {label(norm)}'s statistics" for norm in ("in", "ln", "bn")},
 }  # fmt: skip
 #: which rows of a probe -> what a reader is told
-_WITHIN = {"mode=step": "after a step", "mode=train": "in training", "mode=eval": "at evaluation"}
+_WITHIN = {
+    "mode=step": "after a step", "mode=train": "in training", "mode=eval": "at evaluation",
+    "of=mean": "in the mean", "of=var": "in the variance",
+}  # fmt: skip
 
 
 def _words(metric: str) -> str:
