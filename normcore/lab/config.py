@@ -148,7 +148,8 @@ def grid(**axes: Any) -> Iterator[RunConfig]:
 
 
 def setting(config: RunConfig) -> dict[str, Any]:
-    """The fields of the run, and the options of its normalizer, network and optimizer, that are one value each."""
-    options = config.norm_options | config.model_options | config.optimizer_options
+    """The fields of the run, and the options of its normalizer, network, optimizer and task, that are one value
+    each."""
+    options = config.norm_options | config.model_options | config.optimizer_options | config.task_options
     fields = {**dataclasses.asdict(config), **options}
     return {k: v for k, v in fields.items() if not isinstance(v, dict)}

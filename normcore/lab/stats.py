@@ -347,8 +347,9 @@ SMALLEST = {
     "peak": 0.005, "highest": 0.005, "overfitting": 0.005, "fall": 0.005, "jitter": 0.002,
     "train_loss": 0.02, "batch_loss": 0.02, "test_loss": 0.02, "validation_loss": 0.02, "progress": 0.02,
     "batch_jitter": 0.02, "train_jitter": 0.02, "tau": 0.1, "tau_p": 0.0,
-    "training_set.accuracy": 0.005, "training_set.loss": 0.02,
-    "mixture.in": 0.02, "mixture.ln": 0.02, "mixture.bn": 0.02, "share": 0.02,
+    **{f"{probe}.{name}": size for probe in ("training_set", "recalibrated")
+       for name, size in (("accuracy", 0.005), ("loss", 0.02))},
+    **{f"mixture.{norm}": 0.02 for norm in ("in", "ln", "bn")},
 }  # fmt: skip
 SMALLEST_SHARE = 0.05  # of the size of what is compared
 SMALLEST_LOG2 = 0.1  # of a binary logarithm, a factor of 1.07

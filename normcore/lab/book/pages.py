@@ -209,7 +209,7 @@ def _measured(judged: Judged) -> str:
 # --- the page of a study ---------------------------------------------------------------------------------
 
 
-CHAPTERS = {"catdog": "S0", "promises": "S4"}  # page -> the document that it is about
+CHAPTERS = {"catdog": "S0", "promises": "S4", "reference-batch": "S1"}  # page -> the document that it is about
 
 
 def study(judged: Sequence[Judged], chapter: str) -> str:

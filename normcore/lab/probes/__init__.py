@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from ...layers import SwitchableNorm
+from ...recalibration import recalibrate
+from ...surgery import averaging
 from ..tasks.outliers import KINDS
 from . import distributions, influence, landscape
 from .landscape import Forward
@@ -32,7 +34,9 @@ class Snapshot:
         stepped: makes a copy of the network after a step on this batch, with the optimizer as it is.
         forward: the network's scores for a batch.
         batches: the first batches of training images, at most ``BATCHES``, the same whatever the step.
-        trained: mean loss and accuracy over all training images, in evaluation mode.
+        mixed: makes as many batches of training images drawn at random, whatever order the run has them in.
+        scored: a network's mean loss and accuracy in evaluation mode, over all images that are held out or, if told so,
+            over all that are trained on.
         held, held_labels: images that are not trained on, looked at whatever the step, and their labels.
         foreign: images of another data set, at least as many as a batch has; none where the run names none.
         lr: the learning rate.
@@ -42,7 +46,8 @@ class Snapshot:
     stepped: Callable[[Tensor, Tensor], nn.Module]
     forward: Forward
     batches: Sequence[tuple[Tensor, Tensor]]
-    trained: Callable[[], dict[str, float]]
+    mixed: Callable[[], Sequence[tuple[Tensor, Tensor]]]
+    scored: Callable[..., dict[str, float]]
     held: Tensor
     held_labels: Tensor
     foreign: Tensor
@@ -68,6 +73,11 @@ def covariate_shift(at: Snapshot) -> list[Row]:
     return _medians(
         [landscape.covariate_shift(at.forward, at.model, at.stepped(x, y), x, y) for x, y in at.batches], "layer"
     )
+
+
+def gradients(at: Snapshot) -> list[Row]:
+    """:func:`normcore.lab.probes.landscape.first_to_last`, one row."""
+    return _medians([[landscape.first_to_last(at.forward, copy.deepcopy(at.model), x, y)] for x, y in at.batches])
 
 
 def smoothness(at: Snapshot) -> list[Row]:
@@ -96,7 +106,16 @@ def outlier_influence(at: Snapshot) -> list[Row]:
 def training_set(at: Snapshot) -> list[Row]:
     """Loss and accuracy over all training images in evaluation mode, one row: of a network with dropout or noise the
     training curve, taken on the way, says less than the network can."""
-    return [dict(at.trained())]
+    return [at.scored(at.model, held=False)]
+
+
+def recalibrated(at: Snapshot) -> list[Row]:
+    """Loss and accuracy over all images that are held out, with running statistics that are estimated anew from
+    training images drawn at random, one row: what is lost beyond that is not the running averages' doing."""
+    model = copy.deepcopy(at.model)
+    if any(averaging(model)):
+        recalibrate(model, at.mixed())
+    return [at.scored(model)]
 
 
 def mixture(at: Snapshot) -> list[Row]:
@@ -121,6 +140,7 @@ def _medians(batches: Sequence[Sequence[Mapping[str, Any]]], *names: str) -> lis
 PROBES: dict[str, Callable[[Snapshot], list[Row]]] = {
     "distributions": feature_distributions, "shift": covariate_shift, "smoothness": smoothness,
     "outliers": outlier_influence, "training_set": training_set, "mixture": mixture,
+    "recalibrated": recalibrated, "gradients": gradients,
 }  # fmt: skip
 
 #: probe -> column -> values, a row of the probe at each place

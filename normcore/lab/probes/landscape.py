@@ -42,6 +42,14 @@ def layers(model: nn.Module) -> list[tuple[nn.Module, list[Tensor]]]:
     return found
 
 
+def first_to_last(forward: Forward, model: nn.Module, x: Tensor, y: Tensor) -> dict[str, float]:
+    """The length of the gradient by the weights of the first layer over that by the weights of the last, on one batch:
+    far below one where gradients vanish on their way back. Also the two lengths themselves."""
+    weights = [own[0] for _, own in layers(model)]
+    first, last = (gradient(forward, model, x, y, [w])[1].norm().item() for w in (weights[0], weights[-1]))
+    return {"ratio": first / max(last, 1e-30), "first": first, "last": last}
+
+
 def covariate_shift(
     forward: Forward, before: nn.Module, after: nn.Module, x: Tensor, y: Tensor
 ) -> list[dict[str, float]]:

@@ -373,11 +373,15 @@ class _Training:
             step(network, own, task, (x, y), self.reference)
             return network
 
-        def trained() -> dict[str, float]:
-            scores = evaluate(copy.deepcopy(self.model), task, self.reference, held=False)
+        def scored(network: nn.Module, held: bool = True) -> dict[str, float]:
+            scores = evaluate(copy.deepcopy(network), task, self.reference, held=held)
             return {name: scores[name] for name in task.metrics}
 
-        return probes.Snapshot(self.model, stepped, forward, first, trained, *held, task.foreign, self.config.lr)
+        def mixed() -> list[Batch]:
+            order = torch.randperm(len(task.items), generator=torch.Generator().manual_seed(0)).to(task.items.device)
+            return [task.batch(task.items[i]) for i in order.split(self.config.batch_size)[: probes.BATCHES]]
+
+        return probes.Snapshot(self.model, stepped, forward, first, mixed, scored, *held, task.foreign, self.config.lr)
 
     def save(self, checkpoint: Path) -> None:
         """Keep what the run needs to go on."""

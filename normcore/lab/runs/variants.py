@@ -48,10 +48,11 @@ def placed(norm: str) -> dict[str, Any]:
     return {"norm": norm, **({"model_options": {"linear_norm": False}} if spatial_only(norm) else {})}
 
 
-def in_lenet5(norms: Iterable[str], steps: int) -> dict[str, dict[str, Any]]:
-    """The variants of LeNet-5 with each of these normalizers, behind every layer where it can stand."""
+def in_lenet5(norms: Iterable[str], steps: int, *, linear: bool = True) -> dict[str, dict[str, Any]]:
+    """The variants of LeNet-5 with each of these normalizers: behind every layer where it can stand, or behind the
+    convolutions alone (``linear=False``)."""
     named: dict[str, dict[str, Any]] = {
-        norm: {"norm": norm, "model_options": {"linear_norm": not spatial_only(norm)}} for norm in norms
+        norm: {"norm": norm, "model_options": {"linear_norm": linear and not spatial_only(norm)}} for norm in norms
     }
     if "brn" in named:
         named["brn"]["norm_options"] = {"schedule": renorm_schedule(steps)}

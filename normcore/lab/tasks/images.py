@@ -30,7 +30,7 @@ class ImageClassification(Task):
     """
 
     unit: ClassVar[str] = "images"
-    probes: ClassVar[tuple[str, ...]] = ("distributions", "shift", "smoothness", "outliers", "training_set", "mixture")
+    probes: ClassVar[tuple[str, ...]] = (*Task.probes, "distributions", "outliers")
 
     def __init__(self, config: RunConfig, device: torch.device, dataset: datasets.Dataset | None = None) -> None:
         super().__init__(config, device)

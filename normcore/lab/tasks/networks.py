@@ -177,6 +177,43 @@ def alexnet(
     return nn.Sequential(*layers, nn.Linear(hidden, classes))
 
 
+def vgg16(
+    norm: MakeNorm, channels: int, classes: int, image_size: int, width: float = 1.0, he: bool = True
+) -> nn.Module:
+    """VGG-16 (Simonyan & Zisserman 2015, configuration D): thirteen 3x3 convolutions in five blocks with a max-pooling
+    behind each, the normalizer between each convolution and its ReLU, and two hidden linear layers without dropout.
+
+    Args:
+        width: multiplies the numbers of channels, 64 to 512, and of hidden units, 4096.
+        he: whether weights start as He et al. 2015 have it, normal with a variance of 2 / fan-in, and biases at zero;
+            else as torch initializes its layers, by which the signal shrinks from layer to layer.
+    """
+    side = image_size // 32
+    if side < 1:
+        raise UsageError(f"vgg16 needs images of at least 32 pixels, got image_size={image_size}")
+    if not width > 0:
+        raise UsageError(f"vgg16 needs width > 0, got {width}")
+    layers: list[nn.Module] = []
+    before = channels
+    for number, convolutions in ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3)):
+        after = max(8, round(number * width))
+        for _ in range(convolutions):
+            layers += [nn.Conv2d(before, after, 3, padding=1), normalizer := norm(after)]
+            layers.append(activation_behind(normalizer, nn.ReLU))
+            before = after
+        layers.append(nn.MaxPool2d(2))
+    hidden = max(8, round(4096 * width))
+    layers.append(nn.Flatten())
+    for inputs in (before * side * side, hidden):
+        layers += [nn.Linear(inputs, hidden), nn.ReLU()]
+    model = nn.Sequential(*layers, nn.Linear(hidden, classes))
+    for layer in model if he else ():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            nn.init.kaiming_normal_(layer.weight)
+            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+    return model
+
+
 MODELS: dict[str, Callable[..., nn.Module]] = {
-    "lenet5": lenet5, "catdog": catdog, "fourconv": fourconv, "alexnet": alexnet,
+    "lenet5": lenet5, "catdog": catdog, "fourconv": fourconv, "alexnet": alexnet, "vgg16": vgg16,
 }  # fmt: skip

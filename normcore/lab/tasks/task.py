@@ -37,7 +37,7 @@ class Task(ABC):
     unit: ClassVar[str] = "items"
     metrics: ClassVar[tuple[str, ...]] = ("loss", "accuracy")
     scores: ClassVar[tuple[str, ...]] = ("loss", "accuracy", *HALVES)
-    probes: ClassVar[tuple[str, ...]] = ("shift", "smoothness", "training_set", "mixture")
+    probes: ClassVar[tuple[str, ...]] = ("shift", "smoothness", "gradients", "training_set", "mixture", "recalibrated")
     replayed: ClassVar[bool] = True
     items: Tensor
     held_items: Tensor

@@ -6,6 +6,9 @@
 ``samples_to_loss``       convergence: images seen until the training loss, a mean over 1/40 of the run, is at most 0.3;
                           another loss stands in brackets, ``samples_to_loss[0.5]``
 ``steps_to_loss``         the same in optimizer steps
+``saturation_step``       the step at which the training accuracy, a mean over 1/40 of the run, has made 95 % of its own
+                          rise from the first such mean to the highest; all steps of a run whose accuracy does not rise
+                          by 0.1: it does not train, and is the last to saturate
 ``jitter``                mean absolute change of the test accuracy from point to point, after its trend over the whole
                           run is taken out
 ``batch_jitter``          the same of the loss of the current batch, as a single step sees it
@@ -44,6 +47,7 @@ from ..errors import UsageError
 from ..runs.store import Run
 
 LOSS = 0.3  # nats: the training loss that counts as converged
+TRAINS, SATURATED = 0.1, 0.95  # a rise of accuracy from which a run trains, and the share of it where it saturates
 TREND = 7  # points of the local parabola that is the trend of a curve (Savitzky & Golay 1964)
 SPLITS, CURVES = ("train", "batch", "test", "validation"), ("loss", "accuracy", *HALVES)
 LATE = (0.75, 1.0)  # the window where the end of a run is meant: its last quarter
@@ -78,6 +82,18 @@ def _samples_to_loss(run: Run, window: Window, loss: str = "") -> float | None:
     smooth = pd.Series(losses).rolling(max(1, round(run.config.steps / 40 / steps[0]))).mean()
     reached = steps[(smooth <= _number(loss, LOSS)).to_numpy()]
     return float(reached[0] if reached.size else run.config.steps) * run.config.batch_size
+
+
+def _saturation_step(run: Run, window: Window) -> float | None:
+    points = run.curves["train"]
+    accuracies = pd.Series(points["accuracy"], index=points["step"], dtype=float)
+    if accuracies.empty:
+        return None
+    smooth = accuracies.rolling(max(1, round(run.config.steps / 40 / points["step"][0]))).mean().dropna()
+    rise = smooth - smooth.iloc[0] if len(smooth) else smooth
+    if rise.empty or rise.max() < TRAINS:
+        return float(run.config.steps)
+    return float((rise >= SATURATED * rise.max()).idxmax())
 
 
 def _steps_to_loss(run: Run, window: Window, loss: str = "") -> float | None:
@@ -173,6 +189,7 @@ def _progress(run: Run, window: Window) -> float | None:
 MEASURES: dict[str, Callable[..., float | None]] = {
     "samples_to_loss": _samples_to_loss,
     "steps_to_loss": _steps_to_loss,
+    "saturation_step": _saturation_step,
     "jitter": _jitter,
     "batch_jitter": _batch_jitter,
     "train_jitter": _train_jitter,

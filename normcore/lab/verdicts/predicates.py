@@ -315,27 +315,31 @@ def _named(variant: Variant) -> str:
 
 
 #: option that is true or false -> what a network is with it, and without
-_EITHER = {"norm_first": ("before the activation", "behind the activation"), "noise": ("with noise", "without noise")}
+_EITHER = {"norm_first": ("before the activation", "behind the activation"), "noise": ("with noise", "without noise"),
+           "he": ("He's initialization", "torch's initialization")}  # fmt: skip
 
 
 def _option(name: str, value: Any) -> str:
     """An option of a variant, such as ``groups 8``, ``before the activation`` or ``no linear norm``."""
+    if name == "one_class":
+        return f"{value:.0%} of one class"
     if isinstance(value, bool):
         return _EITHER.get(name, (_words(name), f"no {_words(name)}"))[not value]
     return f"{_words(name)} {value}"
 
 
 def _field(run: Run, name: str) -> Any:
-    """Of a field of the run, or of an option of its normalizer, its network or its optimizer; the ``epochs`` and the
-    ``samples`` that it is long; its ``variant``, which is its normalizer, one of one's own without its source, unless
-    the protocol has names of its own."""
+    """Of a field of the run, or of an option of its normalizer, its network, its optimizer or its task; the ``epochs``
+    and the ``samples`` that it is long; its ``variant``, which is its normalizer, one of one's own without its source,
+    unless the protocol has names of its own."""
     if name == "variant":
         return catdog.name_of(run.config) if run.config.model == "catdog" else own.called(run.config.norm)
     if name == "epochs":
         return run.config.steps / run.provenance["steps_per_epoch"]
     if name == "samples":
         return run.config.steps * run.config.batch_size
-    for options in (run.config.optimizer_options, run.config.model_options, run.config.norm_options):
+    config = run.config
+    for options in (config.optimizer_options, config.model_options, config.norm_options, config.task_options):
         if name in options:
             return options[name]
     return getattr(run.config, name)
@@ -461,8 +465,11 @@ def _family(runs: Sequence[Run], read: Value, *, paired: bool) -> Prior:
 #: measure or column of a probe -> what a reader is told
 _READ = {
     "train_loss": "training loss", "train_accuracy": "training accuracy", "train_jitter": "jitter of the training loss",
-    "lr": "learning rate", "highest": "highest test accuracy", "peak": "test accuracy at its peak",
+    "saturation_step": "step of saturation", "gradients.ratio": "first layer's gradient over the last's",
+    "one_class": "share of one class", "lr": "learning rate", "highest": "highest test accuracy",
+    "peak": "test accuracy at its peak",
     "jitter": "jitter of the test accuracy", "training_set.accuracy": "accuracy on all training images",
+    "recalibrated.accuracy": "test accuracy with statistics estimated anew",
     "outliers.output": "change of the output by an outlier", "outliers.update": "change of the update by an outlier",
     "shift.gradient": "covariate shift of the gradient", "shift.input": "covariate shift of the input",
     "distributions.wasserstein": "distance from the standard normal",

@@ -16,7 +16,7 @@ import torch
 from scipy import stats
 from torch import Tensor, nn
 
-from normcore import SwitchableNorm
+from normcore import BatchNorm, SwitchableNorm
 from normcore.lab import probes
 from normcore.lab.config import RunConfig
 from normcore.lab.errors import UsageError
@@ -390,6 +390,40 @@ def test_the_training_set_is_evaluated_as_a_whole_and_in_evaluation_mode() -> No
         right = torch.cat([model(x).argmax(1) == y for x, y in (images.batch(i) for i in items.split(100))])
     assert run.probes["training_set"]["step"] == [0, 6]
     assert run.probes["training_set"]["accuracy"][0] == pytest.approx(right.float().mean().item(), rel=1e-4)
+
+
+@pytest.mark.usefixtures("three_batches")
+def test_the_gradient_of_the_first_layer_is_taken_relative_to_the_last_s() -> None:
+    at, run = snapshot(0, norm="bn"), train(probed(norm="bn", probes={"gradients": 6}), CPU)
+    ratios = []
+    for x, y in at.batches:
+        model = copy.deepcopy(at.model)
+        nn.functional.cross_entropy(model(x), y).backward()
+        weights = [m.weight.grad for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+        ratios.append((weights[0].norm() / weights[-1].norm()).item())
+    assert run.probes["gradients"]["ratio"][0] == pytest.approx(np.median(ratios), rel=1e-4)
+    assert run.probes["gradients"]["ratio"][0] != run.probes["gradients"]["ratio"][-1]
+
+
+def test_statistics_that_are_estimated_anew_are_of_images_drawn_at_random() -> None:
+    """Whatever batches the run has: of one class each, the averages it keeps are another network's, these are not."""
+    sorted_ = {"norm": "bn", "task_options": {"one_class": 1.0}}
+    wanted = probed(**sorted_, probes={"recalibrated": 6})
+    run, model = train(wanted, CPU), snapshot(6, **sorted_).model
+    images, items, held, held_items = splits(wanted, datasets.load(wanted.dataset, wanted.image_size), CPU)
+    order = torch.randperm(len(items), generator=torch.Generator().manual_seed(0))
+    layers, x = (
+        [m for m in model.modules() if isinstance(m, BatchNorm)],
+        images.batch(items[order[: wanted.batch_size]])[0],
+    )
+    for layer in layers:
+        layer.momentum = 1.0
+    with torch.no_grad():
+        model.train()(x)
+        x, y = held.batch(held_items)
+        wanted_loss = nn.functional.cross_entropy(model.eval()(x), y).item()
+    assert run.probes["recalibrated"]["loss"][-1] == pytest.approx(wanted_loss, rel=1e-4)
+    assert run.curves["test"]["loss"][-1] != pytest.approx(wanted_loss, rel=1e-3)
 
 
 # --- what is kept ----------------------------------------------------------------------------------------

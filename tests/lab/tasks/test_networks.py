@@ -14,7 +14,16 @@ from normcore import Norm
 from normcore.factory import NORMS
 from normcore.lab.errors import UsageError
 from normcore.lab.tasks import datasets
-from normcore.lab.tasks.networks import ACTIVATIONS, MODELS, UnsteadyNoise, alexnet, fourconv, lenet5, spatial_only
+from normcore.lab.tasks.networks import (
+    ACTIVATIONS,
+    MODELS,
+    UnsteadyNoise,
+    alexnet,
+    fourconv,
+    lenet5,
+    spatial_only,
+    vgg16,
+)  # fmt: skip
 from normcore.lab.tasks.task import MakeNorm
 
 from ..helpers import config, network
@@ -359,7 +368,41 @@ def test_behind_a_normalizer_that_is_an_activation_there_is_none(model: str) -> 
 
 
 def test_all_networks_are_known_by_name() -> None:
-    assert set(MODELS) == {"lenet5", "catdog", "fourconv", "alexnet"}
+    assert set(MODELS) == {"lenet5", "catdog", "fourconv", "alexnet", "vgg16"}
     for name, make in MODELS.items():
-        options = {"width": SMALL} if name == "alexnet" else {}
-        assert out(make(Marker, 3, 7, 16, **options), 2, 3, 16, 16) == (2, 7), name
+        options = {"width": SMALL} if name in ("alexnet", "vgg16") else {}
+        assert out(make(Marker, 3, 7, 32, **options), 2, 3, 32, 32) == (2, 7), name
+
+
+# --- VGG-16 ----------------------------------------------------------------------------------------------
+
+
+def test_vgg16_has_the_paper_s_thirteen_convolutions() -> None:
+    model = vgg16(Marker, 3, 10, 32, width=0.125)
+    block = ["Conv2d", "norm {}", "ReLU"]
+    wanted = [
+        part.format(n) for n, k in ((8, 2), (16, 2), (32, 3), (64, 3), (64, 3)) for part in [*block * k, "MaxPool2d"]
+    ]
+    assert kinds(model) == [*wanted, "Flatten", "Linear", "ReLU", "Linear", "ReLU", "Linear"]
+    assert out(model, 2, 3, 32, 32) == (2, 10)
+    # configuration D of the paper has 138 million for images of 224 pixels and 1000 classes
+    with torch.device("meta"):
+        assert (
+            sum(p.numel() for p in vgg16(lambda n: nn.Identity(), 3, 1000, 224, he=False).parameters()) == 138_357_544
+        )
+
+
+def test_he_s_initialization_keeps_the_signal_of_vgg16_and_torch_s_loses_it() -> None:
+    x, spread = torch.randn(16, 3, 32, 32), {}
+    for he in (True, False):
+        torch.manual_seed(0)
+        model = vgg16(lambda n: nn.Identity(), 3, 10, 32, width=0.25, he=he)
+        spread[he] = model(x).std(0).mean().item()  # between images
+    assert spread[True] > 0.1
+    assert spread[False] < 1e-3
+
+
+@pytest.mark.parametrize(("options", "words"), [({"image_size": 31}, "32 pixels"), ({"width": 0.0}, "width > 0")])
+def test_vgg16_refuses_what_it_cannot_be(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        vgg16(Marker, 1, 10, **{"image_size": 32, **options})

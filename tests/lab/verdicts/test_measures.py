@@ -286,7 +286,8 @@ def test_the_logarithm_of_a_measure_makes_a_factor_a_difference() -> None:
 
 def test_every_smallest_effect_is_of_a_measure() -> None:
     plain = {f"{split}_{name}" for split in measures.SPLITS for name in ("loss", "accuracy")}
-    of_probes = {"training_set.accuracy", "training_set.loss"}
+    of_probes = {f"{probe}.{name}" for probe in ("training_set", "recalibrated") for name in ("accuracy", "loss")}
+    of_probes |= {"mixture.in", "mixture.ln", "mixture.bn"}
     assert set(SMALLEST) <= {*MEASURES, *measures.OF_A_CURVE, *plain, *of_probes}
     assert smallest("test_accuracy", 0.8) == 0.005
     assert smallest("steps_to_loss[0.5]", 4000) == pytest.approx(200)
@@ -564,3 +565,15 @@ def test_a_basin_that_reaches_an_end_of_the_rates_is_a_bound() -> None:
 
 def test_the_bound_of_a_basin_is_outside() -> None:
     assert basins(rates([1.0, 0.999]), "loss", 1.0)["low"].tolist() == pytest.approx([0.01])
+
+
+def test_a_run_saturates_where_it_has_made_nearly_all_of_its_own_rise() -> None:
+    """Whatever its height; a run that does not rise is the last to saturate."""
+    rise = [*np.linspace(0.1, 0.5, 21), *[0.5] * 59]
+    quick = made_up("bn", 0, [1.0] * 80, [0.5] * 80, train_accuracy=rise)
+    flat = made_up("bn", 0, [1.0] * 80, [0.5] * 80, train_accuracy=[0.1, 0.15] * 40)
+    every = quick.curves["train"]["step"][0]
+    smooth = np.convolve(rise, [0.5, 0.5], "valid")  # a fortieth of the run is two points
+    reached = next(i for i, v in enumerate(smooth) if v - smooth[0] >= 0.95 * (0.5 - smooth[0]))
+    assert value(quick, "saturation_step") == (reached + 2) * every
+    assert value(flat, "saturation_step") == flat.config.steps
