@@ -18,6 +18,7 @@ from .errors import UsageError
 
 OPTIMIZERS = ("adam", "sgd")
 ORDERS = ("shuffled", "fixed")
+SCHEDULES = ("constant", "cosine")
 HALVES = ("accuracy_a", "accuracy_b")  # of an evaluation curve: over one half of the items and over the other
 
 
@@ -32,7 +33,9 @@ class RunConfig:
         norm, norm_options: a name for ``normcore.make_norm``, and the layer's options. A layer of one's own is pinned
             to its source, of which the key takes the hash and not the place.
         optimizer: ``adam``, or ``sgd`` (momentum 0.9 unless ``optimizer_options`` say otherwise).
-        lr: learning rate, constant.
+        lr: learning rate, the highest where it is not constant.
+        schedule, warmup: how the rate goes, one of ``SCHEDULES``, after it has risen for so many steps; see
+            :func:`normcore.lab.runs.training.rate`.
         batch_size: items a step; an epoch leaves out the remainder that fills no batch.
         steps: optimizer steps; none only from a ``start``.
         eval_every, log_every: steps between evaluations on the whole evaluation split, and between points
@@ -74,6 +77,8 @@ class RunConfig:
     task: str = "images"
     task_options: dict[str, Any] = field(default_factory=dict)
     start: str = ""
+    schedule: str = "constant"
+    warmup: int = 0
 
     def __post_init__(self) -> None:
         _check_types(self)
@@ -91,16 +96,23 @@ class RunConfig:
         for name, number in least.items():
             if getattr(self, name) < number:
                 raise UsageError(f"{name} must be at least {number}, got {getattr(self, name)}")
-        for name in ("seed", "validation"):
+        for name in ("seed", "validation", "warmup"):
             if getattr(self, name) < 0:
                 raise UsageError(f"{name} must not be negative, got {getattr(self, name)}")
         if not (math.isfinite(self.lr) and self.lr > 0):
             raise UsageError(f"lr must be a positive number, got {self.lr}")
         if not 0 <= self.outliers <= 1:
             raise UsageError(f"outliers must be a share from 0 to 1, got {self.outliers}")
+        if self.warmup and self.warmup >= self.steps:
+            raise UsageError(f"warmup must be shorter than the {self.steps} steps, got {self.warmup}")
         for name, every in self.probes.items():
             if isinstance(every, bool) or not isinstance(every, int) or every < 1:
                 raise UsageError(f"probes must say every how many steps, at least 1, got {name}: {every!r}")
+
+    @property
+    def steady(self) -> bool:
+        """Whether the learning rate is the same at every step."""
+        return self.schedule == "constant" and not self.warmup
 
     @property
     def evaluated_on(self) -> str:

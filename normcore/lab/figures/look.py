@@ -62,6 +62,8 @@ VARIANT_STYLES = {
     "bn-noise": Style("BN, then noise", "#035cf9", "X", (0, (4, 2))),
     "none-dropout": Style("no norm, dropout", "#666666", "P", (0, (4, 2))),
     "bn-dropout": Style("BN, dropout", "#035cf9", "8", (0, (4, 2))),
+    "ghost-bn": Style("BN of groups", "#035cf9", "P", (0, (1, 1))),
+    "ghost-sn": Style("SN of groups", "#9f83f1", "X", (0, (1, 1))),
     "contrib-in": Style("IN of keras-contrib", "#18a77e", "8", (0, (4, 2))),
     "contrib-gn": Style("GN of keras-contrib", "#c603ae", "X", (0, (4, 2))),
 }

@@ -21,16 +21,17 @@ from ...factory import NORMS, make_norm
 from ...layers import ClipSchedule, VirtualBatchNorm, reference_pass
 from ...testing import first_look
 from .. import probes
-from ..config import OPTIMIZERS, ORDERS, RunConfig
+from ..config import OPTIMIZERS, ORDERS, SCHEDULES, RunConfig
 from ..errors import LabError, UsageError, unknown
 from ..files import replacing
 from ..provenance import provenance
-from ..tasks import keras_contrib, task_class
+from ..tasks import ghost, keras_contrib, task_class
 from ..tasks.task import Batch, Task
 from . import weights
 from .store import Run
 
 CHECKPOINT_EVERY = 60.0  # seconds; what a killed run loses at the most
+LAB_NORMS = {**keras_contrib.NORMS, **ghost.NORMS}  # normalizers of the laboratory, beside the library's
 
 
 class OutOfTime(LabError):
@@ -45,11 +46,11 @@ def check(config: RunConfig) -> None:
         UsageError: what was got, and what there is.
     """
     task = task_class(config.task)
-    known: dict[str, tuple[str, ...]] = {"optimizer": OPTIMIZERS, "order": ORDERS}
+    known: dict[str, tuple[str, ...]] = {"optimizer": OPTIMIZERS, "order": ORDERS, "schedule": SCHEDULES}
     if own.is_own(config.norm):
         try_out(config.norm, config.norm_options)
     else:
-        known["norm"] = (*NORMS, *keras_contrib.NORMS)
+        known["norm"] = (*NORMS, *LAB_NORMS)
     for name, names in known.items():
         if getattr(config, name) not in names:
             raise unknown(name, getattr(config, name), names)
@@ -81,7 +82,7 @@ def build(config: RunConfig, task: Task) -> nn.Module:
         options = dict(config.norm_options)
         if isinstance(options.get("schedule"), dict):  # of BatchRenorm, written as what a result file can hold
             options["schedule"] = ClipSchedule(**options["schedule"])
-        make_layer = keras_contrib.NORMS.get(config.norm)
+        make_layer = LAB_NORMS.get(config.norm)
         return make_layer(channels, **options) if make_layer else make_norm(config.norm, channels, **options)
 
     try:
@@ -101,6 +102,17 @@ def optimizer(config: RunConfig, model: nn.Module) -> torch.optim.Optimizer:
         return torch.optim.SGD(model.parameters(), lr=config.lr, **{"momentum": 0.9, **options})
     except (TypeError, ValueError) as error:
         raise UsageError(f"optimizer_options {options}: {error}") from error
+
+
+def rate(config: RunConfig, step: int) -> float:
+    """The learning rate of the step that follows so many: it rises linearly over the ``warmup``, and by the ``cosine``
+    falls from there to zero (Loshchilov & Hutter 2017, equation 5, without restarts)."""
+    if step < config.warmup:
+        return config.lr * (step + 1) / config.warmup
+    if config.schedule == "constant":
+        return config.lr
+    done = (step - config.warmup) / (config.steps - config.warmup)
+    return config.lr * (1 + math.cos(math.pi * done)) / 2
 
 
 @contextmanager
@@ -195,7 +207,8 @@ def stepper(
     def run(index: Tensor) -> tuple[Tensor, ...]:
         return step(model, optim, task, task.batch(index), reference)
 
-    return Replayed(run) if task.replayed and task.device.type == "cuda" else run
+    captured = task.replayed and task.device.type == "cuda" and task.config.steady  # a graph keeps the rate it has seen
+    return Replayed(run) if captured else run
 
 
 @torch.no_grad()
@@ -298,6 +311,9 @@ class _Training:
         logged, saved = self.done, time.monotonic()
         for index in batches(self.task, config, self.done):
             self.probe()
+            if not config.steady:
+                for group in self.optim.param_groups:
+                    group["lr"] = rate(config, self.done)
             for row, value in zip(rows, advance(index), strict=True):
                 row[self.done - logged] = value
             self.done += 1

@@ -41,6 +41,8 @@ class Entry:
     name: str
     title: str = ""
     hub: str = ""
+    hub_config: str = ""
+    hub_test: str = "test"
     embedded: bool = False
     classes: int = 0
     items: dict[str, int] | None = None
@@ -245,7 +247,7 @@ def from_hub(entry: Entry) -> Any:
 
     datasets.disable_progress_bars()
     try:
-        return datasets.load_dataset(entry.hub)
+        return datasets.load_dataset(entry.hub, *filter(None, [entry.hub_config]))
     except Exception as error:  # its many network errors share no base class
         raise DataError(f"{_how_to_get(entry)} ({type(error).__name__})") from error
 
@@ -257,7 +259,7 @@ def _hub_rows(entry: Entry) -> Iterator[Row]:
     image, label = entry.hub_columns or entry.columns
     every = entry.test_every
     for stored in SPLITS[:1] if every else SPLITS:
-        rows = found[stored].cast_column(image, datasets.Image(decode=False))
+        rows = found[entry.hub_test if stored == "test" else stored].cast_column(image, datasets.Image(decode=False))
         for number, row in enumerate(rows):
             split = ("train", "test")[number % every == 0] if every else stored
             yield split, row[image]["bytes"], row[label], f"{entry.hub}, {stored}, row {number}"

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import paths, pictures
@@ -16,11 +17,13 @@ from .outliers import KINDS, Outliers
 from .task import Batch, MakeNorm, Task
 
 ONE_CLASS = "one_class"  # a task option: this share of each training batch is of one class
+AUGMENT = "augment"  # a task option: training images are flipped, and shifted by up to so many pixels
 
 
 class ImageClassification(Task):
     """The right class of an image, by cross-entropy. With the task option ``one_class``, this share of each training
-    batch is of one class.
+    batch is of one class; with ``augment``, each training image is shifted by up to so many pixels, and every other
+    one flipped, anew at each step.
 
     Args:
         dataset: in place of the configuration's.
@@ -61,8 +64,11 @@ class ImageClassification(Task):
         }.items():  # fmt: skip
             if getattr(config, name) not in names:
                 raise unknown(name, getattr(config, name), names)
-        for name in config.task_options.keys() - {ONE_CLASS}:
-            raise unknown("option of the task images", name, [ONE_CLASS])
+        for name in config.task_options.keys() - {ONE_CLASS, AUGMENT}:
+            raise unknown("option of the task images", name, [ONE_CLASS, AUGMENT])
+        pixels = config.task_options.get(AUGMENT, 0)
+        if isinstance(pixels, bool) or not isinstance(pixels, int) or not 0 <= pixels < max(1, config.image_size):
+            raise UsageError(f"{AUGMENT} must be a number of pixels below the image's, got {pixels!r}")
         share = config.task_options.get(ONE_CLASS, 0.0)
         if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= 1:
             raise UsageError(f"{ONE_CLASS} must be a share from 0 to 1, got {share!r}")
@@ -84,6 +90,10 @@ class ImageClassification(Task):
 
     def batch(self, index: Tensor, held: bool = False) -> Batch:
         return (self.held if held else self.images).batch(index)
+
+    def measure(self, model: nn.Module, batch: Batch) -> tuple[Tensor, ...]:
+        (x, y), pixels = batch, self.config.task_options.get(AUGMENT, 0)
+        return super().measure(model, (augmented(x, pixels) if pixels else x, y))
 
     def arranged(self, order: Tensor, generator: torch.Generator) -> Tensor:
         share = self.config.task_options.get(ONE_CLASS, 0.0)
@@ -146,6 +156,18 @@ def splits(config: RunConfig, dataset: datasets.Dataset, device: torch.device) -
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0)).to(device)
     held_out, kept = order[: config.validation].sort().values, order[config.validation :].sort().values
     return train, kept, train, held_out
+
+
+def augmented(x: Tensor, pixels: int) -> Tensor:
+    """Every image shifted by up to so many pixels along either axis, with the mean colour moving in, and by a toss of a
+    coin flipped. (N, C, H, W) and the same out, channels_last."""
+    n, _, height, width = x.shape
+    flipped = torch.rand(n, 1, 1, 1, device=x.device) < 0.5
+    around = F.pad(torch.where(flipped, x.flip(3), x), [pixels] * 4)
+    first = torch.randint(2 * pixels + 1, (2, n, 1), device=x.device)
+    rows, columns = (at + torch.arange(size, device=x.device) for at, size in zip(first, (height, width), strict=True))
+    which = torch.arange(n, device=x.device).view(-1, 1, 1)
+    return around.permute(0, 2, 3, 1)[which, rows.unsqueeze(2), columns.unsqueeze(1)].permute(0, 3, 1, 2)
 
 
 def by_class(order: Tensor, labels: Tensor, batch_size: int, share: float, generator: torch.Generator) -> Tensor:

@@ -214,6 +214,66 @@ def vgg16(
     return model
 
 
+class Bottleneck(nn.Module):
+    """The block of ResNet-50: 1x1, 3x3 and 1x1 convolutions, each with a normalizer, around a shortcut.
+
+    Its last scale starts at zero, so that the block starts as its shortcut (Goyal et al. 2017, section 5.1); without a
+    normalizer's scale, the weights of its last convolution do.
+    """
+
+    def __init__(self, norm: MakeNorm, before: int, inner: int, stride: int) -> None:
+        super().__init__()
+        after = 4 * inner
+        first, second, last = norm(inner), norm(inner), norm(after)
+        self.branch = nn.Sequential(
+            nn.Conv2d(before, inner, 1, bias=False), first, activation_behind(first, nn.ReLU),
+            nn.Conv2d(inner, inner, 3, stride, 1, bias=False), second, activation_behind(second, nn.ReLU),
+            conv := nn.Conv2d(inner, after, 1, bias=False), last,
+        )  # fmt: skip
+        self.shortcut = nn.Sequential()
+        if stride > 1 or before != after:
+            self.shortcut = nn.Sequential(nn.Conv2d(before, after, 1, stride, bias=False), norm(after))
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv2d):
+                nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+        scale = getattr(last, "weight", None)
+        nn.init.zeros_(conv.weight if scale is None else scale)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to (N, 4 inner, H / stride, W / stride)."""
+        return torch.relu(self.branch(x) + self.shortcut(x))
+
+
+def resnet50(
+    norm: MakeNorm, channels: int, classes: int, image_size: int, width: float = 1.0, last_stride: int = 2
+) -> nn.Module:
+    """ResNet-50 (He et al. 2016) with a normalizer behind every convolution, of :class:`Bottleneck` blocks.
+
+    Args:
+        width: multiplies the numbers of channels, 64 in the stem and 256 to 2048 behind the four stages.
+        last_stride: of the last stage; 1 leaves it the positions of the stage before, of which small images have few.
+
+    Parts: ``features``, where the normalizers are, and ``head``.
+    """
+    if image_size < 32:
+        raise UsageError(f"resnet50 needs images of at least 32 pixels, got image_size={image_size}")
+    if not (width > 0 and last_stride in (1, 2)):
+        raise UsageError(
+            f"resnet50 needs width > 0 and last_stride 1 or 2, got width={width} and last_stride={last_stride}"
+        )
+    inner = max(8, round(64 * width))
+    conv, first = nn.Conv2d(channels, inner, 7, 2, 3, bias=False), norm(inner)
+    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+    features: list[nn.Module] = [conv, first, activation_behind(first, nn.ReLU), nn.MaxPool2d(3, 2, 1)]
+    before = inner
+    for stage, (blocks, stride) in enumerate(((3, 1), (4, 2), (6, 2), (3, last_stride))):
+        for block in range(blocks):
+            features.append(Bottleneck(norm, before, inner << stage, 1 if block else stride))
+            before = 4 * (inner << stage)
+    head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(before, classes))
+    return nn.Sequential(OrderedDict(features=nn.Sequential(*features), head=head))
+
+
 MODELS: dict[str, Callable[..., nn.Module]] = {
-    "lenet5": lenet5, "catdog": catdog, "fourconv": fourconv, "alexnet": alexnet, "vgg16": vgg16,
+    "lenet5": lenet5, "catdog": catdog, "fourconv": fourconv, "alexnet": alexnet, "vgg16": vgg16, "resnet50": resnet50,
 }  # fmt: skip

@@ -44,7 +44,7 @@ def test_a_variant_has_the_colour_of_its_normalizer_and_a_look_of_its_own() -> N
     """FNBL by its code is the run of ChannelLN, by its text FNBL: these look alike, and stand in no figure together."""
     relatives = {
         "fnbl-code": "cln", "fnbl-text": "fnbl", "bn-noise": "bn", "none-dropout": "none",
-        "bn-dropout": "bn", "contrib-in": "in", "contrib-gn": "gn",
+        "bn-dropout": "bn", "contrib-in": "in", "contrib-gn": "gn", "ghost-bn": "bn", "ghost-sn": "sn",
     }  # fmt: skip
     assert set(look.VARIANT_STYLES) == set(relatives)
     assert not set(look.VARIANT_STYLES) & set(look.STYLES)

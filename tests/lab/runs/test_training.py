@@ -13,7 +13,7 @@ from torch import nn
 
 from normcore.lab.errors import UsageError
 from normcore.lab.runs import training
-from normcore.lab.runs.training import Replayed, train
+from normcore.lab.runs.training import Replayed, check, rate, step, train
 from normcore.lab.tasks import datasets, networks
 from normcore.lab.tasks.images import ImageClassification
 from normcore.lab.tasks.outliers import Outliers
@@ -344,3 +344,53 @@ def test_a_resumed_run_has_the_noise_of_one_that_never_stopped(tmp_path: Path, n
     whole, (run, stops) = train(wanted, CPU), resumed(wanted, tmp_path / "run.pt")
     assert stops > 1
     assert run.curves == whole.curves
+
+
+# --- the learning rate -----------------------------------------------------------------------------------
+
+
+def test_the_rate_rises_over_the_warmup_and_falls_by_the_cosine() -> None:
+    wanted = config(lr=0.4, steps=20, warmup=4, schedule="cosine")
+    found = [rate(wanted, step) for step in range(20)]
+    assert found[:5] == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.4])
+    assert found[12] == pytest.approx(0.2)  # halfway down
+    assert found[-1] == pytest.approx(0.4 * (1 + math.cos(math.pi * 15 / 16)) / 2)
+    assert [rate(config(lr=0.4, steps=20, warmup=4), step) for step in (0, 4, 19)] == pytest.approx([0.1, 0.4, 0.4])
+
+
+def test_each_step_is_taken_at_its_rate() -> None:
+    """Of plain gradient descent: a run of one step at the rate of the last one moves the weights as far."""
+    plain = {
+        "optimizer": "sgd",
+        "optimizer_options": {"momentum": 0.0},
+        "eval_every": 1,
+        "log_every": 1,
+        "norm": "none",
+    }
+    wanted = config(**plain, lr=0.4, steps=3, warmup=2)
+    seen = []
+
+    def stepped(model: nn.Module, optim: torch.optim.Optimizer, *rest: Any) -> Any:
+        seen.append(optim.param_groups[0]["lr"])
+        return step(model, optim, *rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "step", stepped)
+        train(wanted, CPU)
+    assert seen == pytest.approx([0.2, 0.4, 0.4])
+
+
+def test_a_rate_that_changes_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    """With images augmented anew at each step."""
+    wanted = config(steps=12, schedule="cosine", warmup=2, task_options={"augment": 2})
+    run, stops = resumed(wanted, tmp_path / "run.pt")
+    assert stops > 1
+    assert run.curves == train(wanted, CPU).curves
+
+
+@pytest.mark.parametrize(("changes", "words"), [
+    ({"schedule": "linear"}, "schedule"), ({"warmup": -1}, "warmup"), ({"warmup": 6}, "shorter than the 6 steps"),
+])  # fmt: skip
+def test_a_schedule_that_cannot_be_is_refused(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        check(config(**changes))

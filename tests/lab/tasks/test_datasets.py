@@ -260,6 +260,9 @@ def put_on_hub(entry: datasets.Entry, files: dict[str, Path], tmp_path: Path, mo
     """The registry has this entry alone, and ``datasets`` reads these files, one a split, as what is on the Hub."""
     import datasets as hub
 
+    def asked(*named: str) -> bool:
+        return named == ((entry.hub, entry.hub_config) if entry.hub_config else (entry.hub,))
+
     real = hub.load_dataset
     names = {split: str(path) for split, path in files.items()}
     column = (entry.hub_columns or entry.columns)[0]
@@ -267,7 +270,10 @@ def put_on_hub(entry: datasets.Entry, files: dict[str, Path], tmp_path: Path, mo
     monkeypatch.setattr(
         hub,
         "load_dataset",
-        lambda name: real("parquet", data_files=names, cache_dir=str(tmp_path / "hf")).cast_column(column, hub.Image()),
+        lambda *named: (
+            asked(*named)
+            and real("parquet", data_files=names, cache_dir=str(tmp_path / "hf")).cast_column(column, hub.Image())
+        ),
     )
     monkeypatch.setattr(datasets, "registry", lambda: {entry.name: entry})
 
@@ -280,6 +286,17 @@ def test_the_hub_is_asked_where_there_is_no_local_copy(tmp_path: Path, monkeypat
     noise = datasets.load("noise", 14)
     assert (noise.origin, noise.train.images.shape) == ("hub", (40, 14, 14, 1))
     assert datasets.where(entry)[0] == "cache"
+
+
+def test_a_configuration_on_the_hub_and_its_own_name_of_the_test_split(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_pictures(tmp_path / "hub" / "noise")
+    entry = datasets.Entry("noise", hub="someone/noise", hub_config="160px", hub_test="validation", classes=2)
+    files = {"train": folder / "train.parquet", "validation": folder / "test.parquet"}
+    put_on_hub(entry, files, tmp_path, monkeypatch)
+    noise = datasets.load("noise", 14)
+    assert (len(noise.train.labels), len(noise.test.labels)) == (40, 10)
 
 
 @pytest.fixture

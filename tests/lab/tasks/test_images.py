@@ -3,12 +3,13 @@
 import pytest
 import torch
 
+from normcore.lab.errors import UsageError
 from normcore.lab.runs.training import train
 from normcore.lab.tasks import datasets
-from normcore.lab.tasks.images import ImageClassification, Images, by_class, foreign_images
+from normcore.lab.tasks.images import ImageClassification, Images, augmented, by_class, foreign_images
 from normcore.lab.tasks.outliers import Outliers
 
-from ..helpers import config
+from ..helpers import config, network
 
 pytestmark = pytest.mark.usefixtures("store")
 CPU = torch.device("cpu")
@@ -82,3 +83,35 @@ def test_sorted_batches_train_otherwise_and_are_evaluated_alike() -> None:
     assert one == again
     assert one["train"]["loss"] != plain["train"]["loss"]
     assert train(config(task_options={"one_class": 0.0}, steps=8), CPU).curves == plain
+
+
+# --- augmentation ----------------------------------------------------------------------------------------
+
+
+def test_an_augmented_image_is_shifted_flipped_or_both_and_nothing_else() -> None:
+    """Every outcome is one of the 2 x 5 x 5 there are, all of them come up, and the mean colour moves in."""
+    torch.manual_seed(0)
+    image = torch.randn(1, 3, 6, 7)
+    outcomes = {}
+    for flip in (False, True):
+        around = torch.nn.functional.pad(image.flip(3) if flip else image, [2] * 4)
+        outcomes |= {(flip, i, j): around[0, :, i : i + 6, j : j + 7] for i in range(5) for j in range(5)}
+    y = augmented(image.expand(1000, -1, -1, -1), 2)
+    assert y.is_contiguous(memory_format=torch.channels_last)
+    found = [next((key for key, o in outcomes.items() if torch.equal(one, o)), None) for one in y]
+    assert set(found) == set(outcomes)
+
+
+def test_only_what_is_trained_on_is_augmented() -> None:
+    """The same network on the same batch, in training and not."""
+    plain, shifted = (ImageClassification(config(task_options=o), CPU) for o in ({}, {"augment": 3}))
+    model, batch = network(config()), plain.batch(plain.items[:32])
+    assert torch.equal(plain.batch(plain.items[:32])[0], shifted.batch(shifted.items[:32])[0])
+    assert plain.evaluate(model.eval(), held=False) == shifted.evaluate(model, held=False)
+    assert plain.measure(model, batch)[0] != shifted.measure(model, batch)[0]
+
+
+@pytest.mark.parametrize("pixels", [-1, 14, 2.0, True])
+def test_a_shift_is_a_number_of_pixels_within_the_image(pixels: object) -> None:
+    with pytest.raises(UsageError, match="augment must be a number of pixels"):
+        ImageClassification.check(config(task_options={"augment": pixels}))

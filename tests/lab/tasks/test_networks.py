@@ -11,16 +11,18 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from normcore import Norm
-from normcore.factory import NORMS
+from normcore.factory import NORMS, make_norm
 from normcore.lab.errors import UsageError
 from normcore.lab.tasks import datasets
 from normcore.lab.tasks.networks import (
     ACTIVATIONS,
     MODELS,
+    Bottleneck,
     UnsteadyNoise,
     alexnet,
     fourconv,
     lenet5,
+    resnet50,
     spatial_only,
     vgg16,
 )  # fmt: skip
@@ -368,9 +370,9 @@ def test_behind_a_normalizer_that_is_an_activation_there_is_none(model: str) -> 
 
 
 def test_all_networks_are_known_by_name() -> None:
-    assert set(MODELS) == {"lenet5", "catdog", "fourconv", "alexnet", "vgg16"}
+    assert set(MODELS) == {"lenet5", "catdog", "fourconv", "alexnet", "vgg16", "resnet50"}
     for name, make in MODELS.items():
-        options = {"width": SMALL} if name in ("alexnet", "vgg16") else {}
+        options = {"width": SMALL} if name in ("alexnet", "vgg16", "resnet50") else {}
         assert out(make(Marker, 3, 7, 32, **options), 2, 3, 32, 32) == (2, 7), name
 
 
@@ -406,3 +408,39 @@ def test_he_s_initialization_keeps_the_signal_of_vgg16_and_torch_s_loses_it() ->
 def test_vgg16_refuses_what_it_cannot_be(options: dict[str, Any], words: str) -> None:
     with pytest.raises(UsageError, match=words):
         vgg16(Marker, 1, 10, **{"image_size": 32, **options})
+
+
+# --- ResNet-50 -------------------------------------------------------------------------------------------
+
+
+def test_resnet50_has_the_paper_s_parameters() -> None:
+    """25.6 million for images of ImageNet, as torchvision's, with a pair of each normalizer's for every channel."""
+    with torch.device("meta"):
+        model = resnet50(nn.BatchNorm2d, 3, 1000, 224)
+        assert model(torch.empty(2, 3, 224, 224)).shape == (2, 1000)
+    assert sum(p.numel() for p in model.parameters()) == 25_557_032
+    convolutions = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
+    assert len(convolutions) == 53
+    assert sum(isinstance(m, nn.BatchNorm2d) for m in model.modules()) == 53
+
+
+@pytest.mark.parametrize("norm", ["bn", "gn", "sn", "none"])
+def test_a_block_of_resnet50_starts_as_its_shortcut(norm: str) -> None:
+    """Whether a normalizer's scale or the last convolution's weights make it so."""
+    block, x = Bottleneck(lambda n: make_norm(norm, n), 32, 8, 1), torch.randn(4, 32, 5, 5)
+    torch.testing.assert_close(block(x), x.relu())
+    block(x).square().sum().backward()
+    moved = [p for p in block.parameters() if p.grad is not None and p.grad.abs().max() > 0]
+    assert moved  # and can learn to be something else
+
+
+@pytest.mark.parametrize(("stride", "side"), [(2, 2), (1, 4)])
+def test_resnet50_keeps_the_positions_of_small_images_where_told_so(stride: int, side: int) -> None:
+    model = resnet50(Marker, 3, 10, 64, width=0.125, last_stride=stride)
+    assert model.get_submodule("features")(torch.zeros(1, 3, 64, 64)).shape == (1, 256, side, side)
+
+
+@pytest.mark.parametrize("options", [{"image_size": 31}, {"width": 0.0}, {"last_stride": 3}])
+def test_resnet50_refuses_what_it_cannot_be(options: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="resnet50 needs"):
+        resnet50(Marker, 3, 10, **{"image_size": 64, **options})
