@@ -142,7 +142,7 @@
     const lines = [...legend.querySelectorAll("[data-series]")].map((entry) => {
       const name = entry.dataset.series;
       const [swatch, label] = entry.childNodes;
-      return { name, label: label.textContent, swatch, seeds: seeds[name], panels: panels.map((panel) => panel.series[name]),
+      return { name, label: label.textContent, swatch, seeds: seeds[name], panels: panels.map((panel) => panel.series[name] && { x: panel.x, ...panel.series[name] }),
         rival: `bn${name.match(/-(head|report)$/)?.[0] ?? ""}` };
     });
     const { parts } = follow({ place, axis: x, panels: panels.map((panel) => panel.title), lines, lower, off: new Set(),

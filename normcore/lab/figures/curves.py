@@ -97,7 +97,7 @@ def interactive_curves(
         same_y(figures)
     body = beside(figures, alt) + legend_of(looks) + _tables(data, by, x, looks)
     points = [  # after the panels are drawn: that settles where the axes stand
-        {"title": title, "line": _pixels(figure.axes[0]), "series": _series(numbers, by, x, looks)}
+        {"title": title, "line": _pixels(figure.axes[0]), **_series(numbers, by, x)}
         for (title, numbers), figure in zip(data, figures, strict=True)
     ]
     seeds = pd.concat([numbers for _, numbers in data]).groupby(by)["n"].min()
@@ -105,8 +105,8 @@ def interactive_curves(
         "x": AXES.get(x, x), "lower": panels[0][1] == "loss", "panels": points,
         "seeds": {str(name): int(n) for name, n in seeds.items()},
     }  # fmt: skip
-    payload = html.escape(json.dumps(known, separators=(",", ":"), allow_nan=False))
-    return Html(captioned(body, caption, figures, f' data-curves="{payload}"'))
+    payload = html.escape(json.dumps(known, separators=(",", ":"), allow_nan=False), quote=False).replace("'", "&#x27;")
+    return Html(captioned(body, caption, figures, f" data-curves='{payload}'"))
 
 
 def _ends(rows: pd.DataFrame, metric: str, by: str, x: str) -> tuple[pd.DataFrame, str]:
@@ -133,13 +133,17 @@ def _pixels(axes: Axes) -> list[float]:
     return [float(f"{v:.6g}") for v in (zero, one - zero, height - box.y1, height - box.y0)]
 
 
-def _series(numbers: pd.DataFrame, by: str, x: str, looks: Mapping[str, Style]) -> dict[str, Any]:
-    found = {}
+def _series(numbers: pd.DataFrame, by: str, x: str) -> dict[str, Any]:
+    """The points of each line; where all have the same, how far along the axis these are stands once."""
+    found, places = {}, {}
     for name, whole in numbers.groupby(by, sort=False):
         line = thinned(whole)
-        columns = {c: [_plain(v) for v in line[c]] for c in ("mean", "low", "high")}
-        found[str(name)] = {"label": looks[str(name)].label, "x": [_plain(v) for v in line[x]], **columns}
-    return found
+        places[str(name)] = [_plain(v) for v in line[x]]
+        found[str(name)] = {c: [_plain(v) for v in line[c]] for c in ("mean", "low", "high")}
+    first = next(iter(places.values()), [])
+    if all(at == first for at in places.values()):
+        return {"x": first, "series": found}
+    return {"series": {name: {"x": places[name], **line} for name, line in found.items()}}
 
 
 def thinned(line: pd.DataFrame) -> pd.DataFrame:
@@ -150,7 +154,8 @@ def thinned(line: pd.DataFrame) -> pd.DataFrame:
 def _plain(value: float) -> float | None:
     if pd.isna(value):
         return None
-    return round(float(value), 4) if abs(value) >= 0.1 else float(f"{value:.4g}")
+    rounded = round(float(value), 4) if abs(value) >= 0.1 else float(f"{value:.4g}")
+    return int(rounded) if rounded.is_integer() else rounded
 
 
 def _tables(data: Sequence[tuple[str, pd.DataFrame]], by: str, x: str, looks: Mapping[str, Style]) -> str:
