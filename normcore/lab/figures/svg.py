@@ -4,7 +4,7 @@ import io
 import re
 from collections import Counter
 from collections.abc import Iterable
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import Any
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
@@ -37,8 +37,9 @@ def svg(figure: Figure, text: str, background: str | None = None) -> str:
     _inline(root, text)
     _flatten(root)
     alone = {"xmlns": "http://www.w3.org/2000/svg"} if background else {}
-    whole = {"fill": color, "font-family": "system-ui, sans-serif", "font-size": f"{FONT_SIZE}px",
-             "stroke-linejoin": "round"}  # fmt: skip
+    words = {"font-family": "system-ui, sans-serif", "font-size": f"{FONT_SIZE}px"}
+    words = words if root.find(".//text") is not None else {}
+    whole = {"fill": color, **words, "stroke-linejoin": "round"}
     root.attrib = {**alone, **{name: root.attrib[name] for name in ("viewBox", "width", "height")}, **whole}
     return ElementTree.tostring(root, encoding="unicode").replace(text, color).replace(" />", "/>")
 
@@ -52,6 +53,8 @@ def _say_less(element: Element, text: str) -> None:
             element.set(name, value)
     for name in _PLACES & element.attrib.keys():
         element.set(name, _lean(element.attrib[name]))
+    if element.tag == "path" and element.get("fill") != "none":
+        element.set("d", _stepped(element.attrib["d"]))
     if element.get("transform", "").startswith("rotate(-0 "):  # of words that are not turned
         del element.attrib["transform"]
     if (name := element.get("id", "")).startswith(_SERIES):
@@ -68,6 +71,19 @@ def _lean(places: str) -> str:
     rounded = re.sub(r"-?\d+\.\d{2,}", lambda number: f"{round(float(number[0]), 1) + 0:g}", places)
     joined = re.sub(r"(?<=\d)\s+L(?= *[\d-])", "", rounded)
     return re.sub(r"\s*([A-Za-z])\s*", r"\1", re.sub(r"\s+", " ", joined)).strip() if "M" in places else rounded
+
+
+def _stepped(path: str) -> str:
+    """The same path of an area, in steps where it goes along the axes."""
+    places = re.fullmatch(r"M((?:-?[\d.]+ ?)+)z", path)
+    if not places:
+        return path
+    numbers = places[1].split()
+    points = list(zip(numbers[::2], numbers[1::2], strict=True))
+    said = f"M{' '.join(points[0])}"
+    for (x0, y0), (x, y) in pairwise(points):
+        said += f"V{y}" if x == x0 else f"H{x}" if y == y0 else f"L{x} {y}"
+    return f"{said}z"
 
 
 def _inline(root: Element, text: str) -> None:
@@ -131,14 +147,14 @@ def _but(element: Element, *names: str) -> dict[str, str]:
 
 
 def _alike(elements: Iterable[Element]) -> list[Element]:
-    """Neighbouring lines of one look are one path, markers of one look a group that has it."""
+    """Neighbouring lines of one look are one path, markers and words of one look a group that has it."""
     found = []
     for (tag, look), run in groupby(elements, lambda e: (e.tag, _but(e, "d", "href", "x", "y"))):
         several = list(run)
         if tag == "path" and look.get("fill") == "none" and "id" not in look:
             several[0].set("d", "".join(path.attrib["d"] for path in several))
             found.append(several[0])
-        elif tag == "use" and look and len(several) > 1:
+        elif tag in ("use", "text") and look and "transform" not in look and len(several) > 1:
             found.append(_grouped(several, *look))
         else:
             found += several

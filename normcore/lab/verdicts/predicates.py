@@ -154,7 +154,7 @@ def _times(effect: Interval) -> str:
     mean, low, high = effect.mean, effect.low, effect.high
     way, ends = ("smaller", (-high, -low)) if mean < 0 else ("larger", (low, high))
     told = effect._replace(mean=2 ** abs(mean), low=2 ** ends[0], high=2 ** ends[1])
-    return f"{way} by a factor of {told:.3g}"
+    return f"{way} by a factor of {format(told, ',.0f' if told.mean >= 100 else '.3g')}"
 
 
 def _finite(numbers: Mapping[str, float]) -> dict[str, float | None]:
@@ -746,7 +746,8 @@ def contrast(
     among = [run for _, own in chosen for run in own]
     read = _reader(metric, within, among)
     ups, downs = ([(w, v) for w, v in terms if w * sign > 0] for sign in (1, -1))
-    measured = f"{_words(metric)}, mean of {_each(ups)} minus that of {_each(downs)}"
+    sides = (_each(ups), _each(downs)) if len(terms) <= 4 else (f"{len(ups)} settings", f"{len(downs)}")
+    measured = f"{_words(metric)}, mean of {sides[0]} minus that of {sides[1]}"
     order = (low, high) in ((0, math.inf), (-math.inf, 0)) and not strict
     return _tested(says, measured, _contrast(runs, chosen, read, metric, measured), low, high,
                    _tie(metric, read, among) if order else 0.0)  # fmt: skip
