@@ -302,7 +302,8 @@ def legend_of(looks: Mapping[str, Style]) -> str:
     for name, look in looks.items():
         with panel(0.55, 0.2) as (figure, axes):
             axes.set_axis_off()
+            axes.set_position((0.05, 0, 0.9, 1))
             axes.plot([0, 1, 2], [0, 0, 0], color=look.color, linestyle=look.dash, marker=look.marker,
-                      markevery=[1], markeredgewidth=0, markersize=5)  # fmt: skip
+                      markevery=[1], markeredgewidth=0, markersize=5, clip_on=False)  # fmt: skip
         rows.append(f'<span data-series="{name}"><span aria-hidden="true">{svg(figure)}</span>{look.label}</span>')
     return f'<div class="nc-legend">{"".join(rows)}</div>'

@@ -41,7 +41,8 @@ def svg(figure: Figure, text: str, background: str | None = None) -> str:
     words = words if root.find(".//text") is not None else {}
     whole = {"fill": color, **words, "stroke-linejoin": "round"}
     root.attrib = {**alone, **{name: root.attrib[name] for name in ("viewBox", "width", "height")}, **whole}
-    return ElementTree.tostring(root, encoding="unicode").replace(text, color).replace(" />", "/>")
+    written = ElementTree.tostring(root, encoding="unicode").replace(text, color).replace(" />", "/>")
+    return re.sub(r'((?:id="|#)[mp][0-9a-f]{6})[0-9a-f]+', r"\1", written)  # of a hash as much as tells them apart
 
 
 def _say_less(element: Element, text: str) -> None:
