@@ -61,6 +61,9 @@ if workflow.is_main_process:  # not a job of it
     except Timeout:
         sys.exit(f"another build is at work here, process {HOLDER.read_text()}: wait for it, or end it")
     HOLDER.write_text(str(os.getpid()))
+    for left in Path("book/runs").glob("*/*.ipynb"):  # of a build of another profile
+        if left.as_posix() not in BESIDE:
+            left.unlink()
     for folder in ("runs", "normalizers", "_generated"):
         for left in Path("book", folder).rglob(".*.*"):  # half-written, by a build that was killed
             left.unlink()

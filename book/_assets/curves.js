@@ -1,5 +1,5 @@
 // Lines that are switched, pointed at and read: of the figures of the experiments, and of the explorer. Without this script
-// a figure is the same, with its legend and its table.
+// a figure is the same, with its legend and its numbers as CSV.
 (() => {
   const STRONG = 7; // lines at full strength
 
@@ -127,7 +127,7 @@
 
   /** A figure that was drawn before: its legend becomes the table. */
   function figure(place) {
-    const { x, lower, seeds, panels } = JSON.parse(place.dataset.curves);
+    const { x, lower, note, seeds, panels } = JSON.parse(place.dataset.curves);
     const drawings = [...place.querySelectorAll(".nc-panel svg")];
     const legend = place.querySelector(".nc-legend");
     for (const group of place.querySelectorAll(".nc-panel [data-series]")) group.dataset.line = group.dataset.series;
@@ -142,7 +142,7 @@
     const lines = [...legend.querySelectorAll("[data-series]")].map((entry) => {
       const name = entry.dataset.series;
       const [swatch, label] = entry.childNodes;
-      return { name, label: label.textContent, swatch, seeds: seeds[name], panels: panels.map((panel) => panel.series[name]),
+      return { name, label: label.textContent, swatch, seeds: seeds[name], panels: panels.map((panel) => panel.series[name] && { x: panel.x, ...panel.series[name] }),
         rival: `bn${name.match(/-(head|report)$/)?.[0] ?? ""}` };
     });
     const { parts } = follow({ place, axis: x, panels: panels.map((panel) => panel.title), lines, lower, off: new Set(),
@@ -150,7 +150,27 @@
         for (const group of place.querySelectorAll("svg [data-line]")) group.classList.toggle("nc-off", off.has(group.dataset.line));
         panels.forEach(({ line: [zero, unit] }, i) => ["x1", "x2"].forEach((end) => cursors[i].setAttribute(end, zero + unit * at)));
       } });
-    legend.replaceWith(...parts);
+    legend.replaceWith(...parts, numbers(x, note, panels.map((panel) => panel.title), lines));
+  }
+
+  /** What is drawn, panel by panel; made when it is asked for. */
+  function numbers(axis, note, titles, lines) {
+    const cell = (points, at) => {
+      const k = points?.x.indexOf(at) ?? -1;
+      if (k < 0) return "";
+      const ends = points.low[k] === null ? "" : ` [${number(points.low[k])}, ${number(points.high[k])}]`;
+      return `${number(points.mean[k])}${ends}`;
+    };
+    const table = (title, i) => {
+      const there = lines.filter((line) => line.panels[i]);
+      const places = [...new Set(there.flatMap((line) => line.panels[i].x))].sort((a, b) => a - b);
+      const head = [axis, ...there.map((line) => line.label)].map((words) => element("th", { scope: "col" }, words));
+      const rows = places.map((at) => element("tr", {}, element("th", { scope: "row" }, at < 1000 ? number(at) : at.toLocaleString("en")), ...there.map((line) => element("td", {}, cell(line.panels[i], at)))));
+      return element("table", { tabindex: 0 }, element("caption", {}, title), element("tr", {}, ...head), ...rows);
+    };
+    const made = element("details", {}, element("summary", {}, "The numbers"));
+    made.addEventListener("toggle", () => made.append(element("p", {}, note), element("div", { class: "nc-tables" }, ...titles.map(table))), { once: true });
+    return made;
   }
 
   document.addEventListener("DOMContentLoaded", () => document.querySelectorAll("figure[data-curves]").forEach(figure));

@@ -2,7 +2,7 @@
 has no name for a screen reader or cannot be reached by keyboard gets one and can. Figures are numbered.
 
 Of the theme's icons (1.5 MB of script, 1 MB of fonts) those that the pages show stay, by a small script of the same
-name, and of its styles (0.5 MB) those of classes that a page or a script names; the numbers of figures are files
+name, and of its styles (0.5 MB) those of classes and variables that something names; the numbers of figures are files
 beside the pages; the index of the search is loaded by the page of the search alone, MathJax by pages with a formula;
 maps of minified scripts go.
 """
@@ -15,7 +15,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Container
+from collections.abc import Container, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ _CSV = re.compile(r'href="data:text/csv;base64,([^"]*)"')
 _COMMENT = re.compile(r"/\*(?!!).*?\*/", re.DOTALL)
 _RULE = re.compile(r"([^{}]*)\{([^{}]*)\}")
 _NO_RULE = re.compile(r"@(?:media|supports)[^{}]*\{\s*\}")
+_VARIABLE = re.compile(r"(?<=[{;])\s*(--[\w-]+)\s*:[^;{}]*(?:;|(?=\}))")
 _OF_CLASS = re.compile(r"\.(-?[A-Za-z_](?:[\w-]|\\.)*)")
 _FIGURE = re.compile(r'<figure( class="nc-figure".*?)<figcaption>', re.DOTALL)
 _TABLE = re.compile(r"<table((?: class| border)=.*?</table>)", re.DOTALL)
@@ -92,8 +93,7 @@ def finish(site: Path) -> None:
         sheet.write_text(_ICON_RULES.sub("", sheet.read_text(encoding="utf-8")), encoding="utf-8")
     for script in (site / "_static").rglob("*.js"):
         words |= set(re.findall(r"[\w-]+", script.read_text(encoding="utf-8")))
-    for sheet in (site / "_static").rglob("*.css"):
-        sheet.write_text(_needed(sheet.read_text(encoding="utf-8"), words), encoding="utf-8")
+    _write_needed(sorted((site / "_static").rglob("*.css")), words)
     for path in (site / "_static").rglob("*.map"):
         path.unlink()
 
@@ -116,6 +116,24 @@ def _with_numbers_beside(text: str, page: Path, folder: Path) -> str:
         return f'href="{Path(os.path.relpath(file, page.parent)).as_posix()}"'
 
     return _CSV.sub(link, text)
+
+
+def _write_needed(paths: Sequence[Path], words: Set[str]) -> None:
+    """Of style sheets what is needed: rules of classes that are named, variables that something asks for."""
+    sheets = [_needed(path.read_text(encoding="utf-8"), words) for path in paths]
+    while True:
+        used = words | set(re.findall(r"var\(\s*(--[\w-]+)", "".join(sheets)))
+        kept = [_asked_for(sheet, used) for sheet in sheets]
+        if kept == sheets:
+            break
+        sheets = kept
+    for path, sheet in zip(paths, sheets, strict=True):
+        path.write_text(sheet, encoding="utf-8")
+
+
+def _asked_for(sheet: str, names: Container[str]) -> str:
+    """Without the variables that are none of these."""
+    return _VARIABLE.sub(lambda v: v[0] if v[1] in names else "", sheet)
 
 
 def _needed(sheet: str, words: Container[str]) -> str:

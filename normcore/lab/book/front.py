@@ -20,6 +20,7 @@ from ..files import read_yaml
 from ..runs.experiments import find
 from ..runs.store import Run
 from ..stats import spread
+from ..tasks import datasets
 from ..verdicts.claims import REFUTED, SUPPORTED, VERDICTS, Judged, read
 from ..verdicts.tables import curves
 from .guide import REFERENCE, Ranked, in_short, link
@@ -84,11 +85,13 @@ def _small_batches(compared: Comparison) -> str:
     axes, least = figure.axes[0], studied[0].least
     axes.axhspan(-least, least, color="#808080", alpha=0.2, linewidth=0)
     axes.axhline(0, color="#808080", linewidth=0.9)
+    network = {"lenet5": "LeNet-5"}.get(battery.images["model"], battery.images["model"])
+    dataset = datasets.find(battery.images["dataset"]).title
     return look.show(
         figure, legend=known,
         alt="The test accuracy of each normalizer minus that of BN against the batch size, with intervals, around a "
         "grey band of differences too small to matter.",
-        caption=f"Do small batches speak against BN? {battery.images['model']} on {battery.images['dataset']}, each "
+        caption=f"Do small batches speak against BN? {network} on {dataset}, each "
         "normalizer at its own learning rate: test accuracy minus BN's, means with 95 % intervals. In the grey band a "
         f"difference is too small to matter. {compared.note.replace('`', '')}",
     )  # fmt: skip

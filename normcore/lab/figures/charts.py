@@ -190,9 +190,11 @@ def draw_ridges(frame: pd.DataFrame, *, title: str = "", by: str = "variant") ->
     """
     names = list(dict.fromkeys(frame[by]))[::-1]
     looks, width = styles(by, names), 2 * REACH / BINS
-    middles = np.linspace(-REACH, REACH, BINS, endpoint=False) + width / 2
+    edges = np.linspace(-REACH, REACH, BINS + 1)
+    middles = edges[:-1] + width / 2
     normal = np.exp(-(middles**2) / 2) / math.sqrt(2 * math.pi)
     densities = {n: np.mean(frame.loc[frame[by] == n, "histogram"].tolist(), axis=0) / 1e4 / width for n in names}
+    shown = abs(middles) < _SHOWN
     with panel(3.3, 0.9 + 0.5 * len(names)) as (figure, axes):
         figure.numbers = pd.concat([pd.DataFrame({by: n, "value": middles, "density": densities[n]}) for n in names])
         figure.seen = contrast(frame, "wasserstein", by, looks, what="distance to the standard normal", of=title)
@@ -200,15 +202,17 @@ def draw_ridges(frame: pd.DataFrame, *, title: str = "", by: str = "variant") ->
         for place, name in enumerate(names):
             style, front = looks[str(name)], 2.0 * (len(names) - place)
             top = place + np.minimum(densities[name], _CUT) * _RIDGE
-            axes.fill_between(middles, place, top, step="mid", color=style.color, alpha=0.75, linewidth=0, zorder=front)
-            axes.plot(middles, place + normal * _RIDGE, color=TEXT, linewidth=0.9, zorder=front + 1)
+            axes.stairs(top[shown], edges[np.append(shown, False) | np.append(False, shown)], baseline=place, fill=True,
+                        color=style.color, alpha=0.75, linewidth=0, zorder=front)  # fmt: skip
+            axes.plot(middles[shown], (place + normal * _RIDGE)[shown], color=TEXT, linewidth=0.9, zorder=front + 1)
         axes.set_yticks(range(len(names)), [looks[str(name)].label for name in names])
         axes.tick_params(axis="y", length=0)
-        axes.set(xlim=(-4, 4), ylim=(-0.2, len(names) - 0.9 + _CUT * _RIDGE), xlabel="value", title=title)
+        axes.set(xlim=(-_SHOWN, _SHOWN), ylim=(-0.2, len(names) - 0.9 + _CUT * _RIDGE), xlabel="value", title=title)
         axes.spines["left"].set_color("none")
     return figure
 
 
+_SHOWN = 4.0  # how far from zero the values are that are drawn
 _RIDGE = 1.5  # rows that a density of one is high
 _CUT = 1.0  # where a density is cut off, so that no row hides the others
 

@@ -60,7 +60,7 @@ def interactive_curves(
 ) -> Html:
     """Curves whose lines can be switched on and off and stepped through, with their numbers as a table.
 
-    Without the script (in Jupyter, in print) it is the same figure, its legend and its table.
+    Without the script (in Jupyter, in print) it is the same figure and its legend, and its numbers are in the CSV file.
 
     Args:
         frame: rows of :func:`normcore.lab.verdicts.tables.curves`.
@@ -95,18 +95,20 @@ def interactive_curves(
         data.append((title, numbers))
     if facet:
         same_y(figures)
-    body = beside(figures, alt) + legend_of(looks) + _tables(data, by, x, looks)
+    body = beside(figures, alt) + legend_of(looks)
     points = [  # after the panels are drawn: that settles where the axes stand
-        {"title": title, "line": _pixels(figure.axes[0]), "series": _series(numbers, by, x, looks)}
+        {"title": title, "line": _pixels(figure.axes[0]), **_series(numbers, by, x)}
         for (title, numbers), figure in zip(data, figures, strict=True)
     ]
     seeds = pd.concat([numbers for _, numbers in data]).groupby(by)["n"].min()
+    few = min((int(numbers["n"].min()) for _, numbers in data if len(numbers)), default=0)
     known = {
+        "note": f"Means over seeds{spread(few, 'in brackets')}.",
         "x": AXES.get(x, x), "lower": panels[0][1] == "loss", "panels": points,
         "seeds": {str(name): int(n) for name, n in seeds.items()},
     }  # fmt: skip
-    payload = html.escape(json.dumps(known, separators=(",", ":"), allow_nan=False))
-    return Html(captioned(body, caption, figures, f' data-curves="{payload}"'))
+    payload = html.escape(json.dumps(known, separators=(",", ":"), allow_nan=False), quote=False).replace("'", "&#x27;")
+    return Html(captioned(body, caption, figures, f" data-curves='{payload}'"))
 
 
 def _ends(rows: pd.DataFrame, metric: str, by: str, x: str) -> tuple[pd.DataFrame, str]:
@@ -133,13 +135,17 @@ def _pixels(axes: Axes) -> list[float]:
     return [float(f"{v:.6g}") for v in (zero, one - zero, height - box.y1, height - box.y0)]
 
 
-def _series(numbers: pd.DataFrame, by: str, x: str, looks: Mapping[str, Style]) -> dict[str, Any]:
-    found = {}
+def _series(numbers: pd.DataFrame, by: str, x: str) -> dict[str, Any]:
+    """The points of each line; where all have the same, how far along the axis these are stands once."""
+    found, places = {}, {}
     for name, whole in numbers.groupby(by, sort=False):
         line = thinned(whole)
-        columns = {c: [_plain(v) for v in line[c]] for c in ("mean", "low", "high")}
-        found[str(name)] = {"label": looks[str(name)].label, "x": [_plain(v) for v in line[x]], **columns}
-    return found
+        places[str(name)] = [_plain(v) for v in line[x]]
+        found[str(name)] = {c: [_plain(v) for v in line[c]] for c in ("mean", "low", "high")}
+    first = next(iter(places.values()), [])
+    if all(at == first for at in places.values()):
+        return {"x": first, "series": found}
+    return {"series": {name: {"x": places[name], **line} for name, line in found.items()}}
 
 
 def thinned(line: pd.DataFrame) -> pd.DataFrame:
@@ -150,33 +156,5 @@ def thinned(line: pd.DataFrame) -> pd.DataFrame:
 def _plain(value: float) -> float | None:
     if pd.isna(value):
         return None
-    return round(float(value), 4) if abs(value) >= 0.1 else float(f"{value:.4g}")
-
-
-def _tables(data: Sequence[tuple[str, pd.DataFrame]], by: str, x: str, looks: Mapping[str, Style]) -> str:
-    parts = []
-    for title, numbers in data:
-        wide = numbers.assign(cell=[_cell(r) for r in numbers.itertuples()])
-        wide = wide.pivot(index=x, columns=by, values="cell").fillna("")
-        wide = wide[list(dict.fromkeys(numbers[by]))]
-        if len(wide) > 40:
-            wide = wide.iloc[:: len(wide) // 20]
-        head = "".join(f'<th scope="col">{looks[str(c)].label}</th>' for c in wide.columns)
-        rows = "".join(
-            f'<tr><th scope="row">{at:{",.0f" if at >= 1000 else ".3g"}}</th>'
-            + "".join(f"<td>{v}</td>" for v in row)
-            + "</tr>"
-            for at, row in zip(wide.index, wide.to_numpy(), strict=True)
-        )
-        parts.append(
-            f'<table><caption>{title}</caption><tr><th scope="col">{AXES.get(x, x)}</th>{head}</tr>{rows}</table>'
-        )
-    seeds = min((int(numbers["n"].min()) for _, numbers in data if len(numbers)), default=0)
-    note = f"Means over seeds{spread(seeds, 'in brackets')}."
-    return (
-        f'<details><summary>The numbers</summary><p>{note}</p><div class="nc-tables">{"".join(parts)}</div></details>'
-    )
-
-
-def _cell(row: Any) -> str:
-    return f"{row.mean:.4f}" if pd.isna(row.low) else f"{row.mean:.4f} [{row.low:.4f}, {row.high:.4f}]"
+    rounded = round(float(value), 4) if abs(value) >= 0.1 else float(f"{value:.4g}")
+    return int(rounded) if rounded.is_integer() else rounded

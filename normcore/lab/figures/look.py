@@ -7,7 +7,6 @@ so it is as readable in dark mode as in light, and it is sharp at every width.
 import base64
 import functools
 import html
-import io
 import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -23,6 +22,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from ..stats import MIN_SEEDS
+from .svg import FONT_SIZE
+from .svg import svg as as_svg
 from .words import Contrast, told
 
 
@@ -122,16 +123,16 @@ def styles(by: str, values: Iterable[Any]) -> dict[str, Style]:
     order = list(dict.fromkeys(values))
     if by in ("norm", "variant", "") or all(_known(str(value)) for value in order):
         return {str(value): style(str(value)) for value in order}
-    words = {"batch_size": "batch ", "lr": "lr ", "num_groups": "groups ", "layer": "layer "}.get(by, "")
+    words = {"batch_size": "batch {}", "lr": "lr {}", "num_groups": "{} groups", "layer": "layer {}"}.get(by, "{}")
     looks = itertools.cycle(_SEQUENCE)
     if not any(isinstance(value, str) for value in order):
         order.sort()
-    return {str(v): Style(words + (f"{v:g}" if isinstance(v, float) else str(v)), *next(looks)) for v in order}
+    return {str(v): Style(words.format(f"{v:g}" if isinstance(v, float) else v), *next(looks)) for v in order}
 
 
-TEXT = "#010203"  # stands for the page's text colour; see svg()
+TEXT = "#010203"  # stands for the page's text colour
 _RC: Any = {
-    "font.size": 10.5, "axes.titlesize": 11, "axes.labelsize": 10.5, "legend.fontsize": 10.5,
+    "font.size": FONT_SIZE, "axes.titlesize": 11, "axes.labelsize": FONT_SIZE, "legend.fontsize": FONT_SIZE,
     "text.color": TEXT, "axes.labelcolor": TEXT, "axes.edgecolor": TEXT, "xtick.color": TEXT,
     "ytick.color": TEXT, "axes.titlecolor": TEXT, "grid.color": TEXT, "grid.alpha": 0.15, "grid.linewidth": 0.6,
     "axes.linewidth": 0.7, "lines.linewidth": 1.7, "lines.markersize": 4.5, "legend.frameon": False,
@@ -163,42 +164,10 @@ def panel(width: float = 4.4, height: float = 3.0) -> Iterator[tuple[Chart, Axes
 
 
 def svg(figure: Figure, background: str | None = None) -> str:
-    """The figure as an SVG element that takes its text colour from the page; the same bytes every time.
-
-    Groups whose gid is ``series:NAME`` get the attribute ``data-series="NAME"``. With a ``background`` the
-    text is black instead, for a file that stands alone.
-    """
-    buffer = io.StringIO()
+    """The figure as an SVG element that takes its text colour from the page; with a ``background`` the text is dark
+    instead, for a file that stands alone."""
     with mpl.rc_context(_RC):
-        options: dict[str, Any] = {"facecolor": background} if background else {"transparent": True}
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None}, **options)
-    text = buffer.getvalue()
-    text = text[text.index("<svg") :]
-    text = re.sub(r'id="series:([^"]+)"', r'data-series="\1"', text)
-    text = re.sub(r'<g id="\w+"', "<g", text)  # the same ids in every figure of a page help nobody
-    text = re.sub(r" font-family: 'DejaVu Sans'[^;\"]*;", "", text)
-    text = text.replace("<svg ", '<svg font-family="system-ui, sans-serif" ', 1)
-    text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)
-    text = re.sub(r' transform="rotate\(-0 [^"]*"', "", text)  # of words that are not turned
-    text = re.sub(
-        rf'(<use [^>]*) style="fill: {TEXT}; stroke: {TEXT}[^"]*"/>', r"\1/>", text
-    )  # of ticks: their path has it
-    text = re.sub(r' (?:d|x|y|transform)="[^"]*"', _lean, text)
-    text = re.sub(r'<use [^>]* style="([^"]*)"/>(?:\s*<use [^>]* style="\1"/>)+', _alike, text)
-    text = re.sub(r"\s*\n\s*", "\n", text)
-    return text.replace(TEXT, "currentColor" if background is None else "#222222")
-
-
-def _lean(places: re.Match[str]) -> str:
-    """Places to a tenth of a point, and a path that goes on in lines as it began."""
-    rounded = re.sub(r"-?\d+\.\d{2,}", lambda number: f"{round(float(number[0]), 1):g}", places[0])
-    return re.sub(r"(?<=\d) *\nL (?=[\d-])", " ", rounded)
-
-
-def _alike(markers: re.Match[str]) -> str:
-    """Markers that look alike, as a group that does."""
-    style = f' style="{markers[1]}"'
-    return f"<g{style}>{markers[0].replace(style, '')}</g>"
+        return as_svg(figure, TEXT, background)
 
 
 #: what stands at the axes
@@ -335,7 +304,8 @@ def legend_of(looks: Mapping[str, Style]) -> str:
     for name, look in looks.items():
         with panel(0.55, 0.2) as (figure, axes):
             axes.set_axis_off()
+            axes.set_position((0.05, 0, 0.9, 1))
             axes.plot([0, 1, 2], [0, 0, 0], color=look.color, linestyle=look.dash, marker=look.marker,
-                      markevery=[1], markeredgewidth=0, markersize=5)  # fmt: skip
+                      markevery=[1], markeredgewidth=0, markersize=5, clip_on=False)  # fmt: skip
         rows.append(f'<span data-series="{name}"><span aria-hidden="true">{svg(figure)}</span>{look.label}</span>')
     return f'<div class="nc-legend">{"".join(rows)}</div>'

@@ -9,10 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 
 from ..errors import UsageError
-from ..stats import ALPHA, MIN_SEEDS, Interval, over_looks, paired_difference, smallest
+from ..stats import ALPHA, MIN_SEEDS, Interval, mean_interval, over_looks, paired_difference, smallest
 
 if TYPE_CHECKING:  # which shows the words
     from .look import Style
@@ -53,8 +54,9 @@ def contrast(
     what: str,
     of: str = "",
     measure: str = "",
-) -> list[Contrast]:
-    """Between the highest and the lowest mean of the metric; none where there are not two to compare with shared seeds.
+) -> list[Contrast | str]:
+    """Between the highest and the lowest mean of the metric; where there is only one, what it is; nothing where there
+    are not two to compare with shared seeds.
 
     Args:
         table: one row a run, with ``seed``, ``by`` and the metric.
@@ -65,6 +67,9 @@ def contrast(
         return []
     rows = table.dropna(subset=[metric]).astype({by: str})
     means = rows.groupby(by, sort=False)[metric].mean()
+    if len(means) == 1 and np.isfinite(rows[metric]).all() and rows["seed"].is_unique:
+        found = mean_interval(rows[metric])
+        return [f"{_headed(what, of)}: only {looks[str(means.index[0])].label} is there, {_number(found)}."]
     high, low = (str(means.idxmax()), str(means.idxmin())) if len(means) else ("", "")
     if high == low:
         return []
@@ -96,15 +101,24 @@ def told(seen: Sequence[Sequence[Contrast | str]]) -> list[str]:
 def _of_all(contrasts: Sequence[Contrast]) -> list[str]:
     """The widest of them, and where there is none."""
     widest = max(contrasts, key=lambda one: one.apart.mean)
-    what, pairs = widest.what[0].upper() + widest.what[1:], sum(one.pairs for one in contrasts)
+    pairs = sum(one.pairs for one in contrasts)
     if len(contrasts) == 1:
-        return [f"{what}{f' for {widest.of}' if widest.of else ''}: {_in_words(widest, pairs)}."]
-    said = f"{what}: furthest apart for {widest.of}, where {_in_words(widest, pairs)}."
+        return [f"{_headed(widest.what, widest.of)}: {_in_words(widest, pairs)}."]
+    said = f"{_headed(f'{widest.what}, the widest gap', widest.of)}: {_in_words(widest, pairs)}."
     alike = [one.of for one in contrasts if one.apart.n >= MIN_SEEDS and not _clear(one, pairs)]
     if not alike or widest.of in alike:
         return [said]
-    names = ", ".join(alike) if len(alike) < 4 else f"{len(alike)} of {len(contrasts)}"
-    return [said, f"Highest and lowest cannot be told apart for {names}."]
+    names = "; ".join(alike) if len(alike) < 4 else f"{len(alike)} of {len(contrasts)}"
+    return [said, f"Highest and lowest cannot be told apart: {names}."]
+
+
+def _headed(what: str, of: str) -> str:
+    """What a sentence is about, such as ``Test accuracy (BN)``."""
+    return what[0].upper() + what[1:] + (f" ({of})" if of else "")
+
+
+def _number(found: Interval) -> str:
+    return format(found, ",.0f" if abs(found.mean) >= 100 else ".3g")
 
 
 def _clear(one: Contrast, pairs: int) -> bool:
@@ -114,7 +128,7 @@ def _clear(one: Contrast, pairs: int) -> bool:
 
 def _in_words(one: Contrast, pairs: int) -> str:
     apart, several = one.apart, one.compared > 2
-    by = format(apart, ",.0f" if apart.mean >= 100 else ".3g")
+    by = _number(apart)
     said = (
         f"{one.high} is highest, {by} above {one.low}, the lowest" if several else f"{one.high} is {by} above {one.low}"
     )

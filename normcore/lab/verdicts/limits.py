@@ -191,7 +191,9 @@ def _between(bounds: Sequence[tuple[float, float]], part: Part) -> str:
 
 
 def _number(value: float, part: Part) -> str:
-    """As precise as the part itself is written."""
+    """As precise as the part itself is written; of a logarithm the factor."""
+    if part.factor:
+        return f"a factor of {2**value:.3g}"
     if abs(part.effect.mean) >= 100:
         return f"{value:+,.0f}"
     return f"{value:+.4f}" if abs(value) >= 5e-4 else f"{value:+.1g}"

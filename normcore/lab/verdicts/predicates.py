@@ -86,6 +86,7 @@ class Part:
         distance: of the mean from where it would be decided, in the effect's unit.
         low, high: the statement puts the effect between these.
         tie: of an order, the smallest effect of interest; 0 of what is none.
+        factor: what the effect is the binary logarithm of, with which it is told; empty where it is none.
         needed: so many seeds would decide it, if the effect is as it seems; None where none would, or none need to.
         of: the parts of an "or".
         runs: what it rests on.
@@ -107,6 +108,7 @@ class Part:
     low: float = -math.inf
     high: float = math.inf
     tie: float = 0.0
+    factor: str = ""
     needed: int | None = None
     of: tuple["Part", ...] = ()
     runs: tuple[Run, ...] = field(default=(), repr=False, compare=False)
@@ -117,6 +119,8 @@ class Part:
         value = self.effect.mean
         if math.isnan(value):
             return self.measured
+        if self.factor:
+            return f"{self.factor}: {_times(self.effect)}"
         if self.seeds is None and math.isnan(self.effect.low):
             exact = f"{value:.4g}" if abs(value) > 1e-6 else f"{value:.1g}"  # of a rounding error the size says all
             return f"{self.measured}: {exact}"
@@ -143,6 +147,14 @@ class Part:
             **_finite(numbers), "look": self.look, "seeds_needed": self.needed,
             "of": [part.to_json() for part in self.of],
         }  # fmt: skip
+
+
+def _times(effect: Interval) -> str:
+    """A binary logarithm as a factor, such as ``smaller by a factor of 4.3 [3.9, 4.7]``."""
+    mean, low, high = effect.mean, effect.low, effect.high
+    way, ends = ("smaller", (-high, -low)) if mean < 0 else ("larger", (low, high))
+    told = effect._replace(mean=2 ** abs(mean), low=2 ** ends[0], high=2 ** ends[1])
+    return f"{way} by a factor of {format(told, ',.0f' if told.mean >= 100 else '.3g')}"
 
 
 def _finite(numbers: Mapping[str, float]) -> dict[str, float | None]:
@@ -236,13 +248,13 @@ class _Sample:
 
 
 def _tested(
-    says: str, measured: str, sample: _Sample, low: float, high: float, tie: float = 0.0, *, look_at: int | None = None
+    says: str, measured: str, sample: _Sample, low: float, high: float, tie: float = 0.0, factor: str = ""
 ) -> Part:
     """Whether the mean lies between ``low`` and ``high``.
 
     Args:
         tie: of an order, the smallest effect of interest.
-        look_at: the number of seeds at which it is judged, if not those of the sample.
+        factor: what the mean is the binary logarithm of.
     """
     effect = sample.effect
     holds = max([effect.above(low)] * math.isfinite(low) + [effect.below(high)] * math.isfinite(high), default=0.0)
@@ -253,7 +265,7 @@ def _tested(
     distance = max(min(near) if inside else max(near), tie - abs(effect.mean))
     return _judged(
         Part(says, measured, effect, sample.seeds, INCONCLUSIVE, holds=holds, fails=fails, inside=inside,
-             distance=distance, low=low, high=high, tie=tie, runs=sample.runs),
+             distance=distance, low=low, high=high, tie=tie, factor=factor, runs=sample.runs),
         equal, tie,
     )  # fmt: skip
 
@@ -275,7 +287,8 @@ def _judged(part: Part, equal: float = 1.0, tie: float = 0.0) -> Part:
     elif equal <= ALPHA:
         there = min(over_looks(effect.above(0)), over_looks(effect.below(0))) <= ALPHA
         cause = SMALL if there else TIE
-        within = f"within {tie:.2g}, the smallest difference of interest"
+        near = f"a factor of {2**tie:.3g}" if part.factor else f"{tie:.2g}"
+        within = f"within {near}, the smallest difference of interest"
         reason = f"there is a difference, but {within}" if there else f"a tie: equal {within}"
         needed = None
     elif holds <= ALPHA:
@@ -485,10 +498,13 @@ _WITHIN = {
 }  # fmt: skip
 
 
+_LOG2 = re.compile(r"log2\((.+)\)")
+
+
 def _words(metric: str) -> str:
     """A measure as readers are told of it: ``log2(shift.input[layer=2])`` as ``log2 of covariate shift of the input
     (layer 2)``."""
-    if inside := re.fullmatch(r"log2\((.+)\)", metric):
+    if inside := _LOG2.fullmatch(metric):
         return f"log2 of {_words(inside[1])}"
     name, _, where = metric.partition("[")
     within = [_WITHIN.get(one, one.replace("=", " ")) for one in where.rstrip("]").split(",")]
@@ -508,8 +524,11 @@ def _difference(
     ours, theirs = select(runs, a, where), select(runs, b, where)
     read = _reader(metric, within, [*ours, *theirs])
     measured = f"{_words(metric)}, {_named(a)} minus {_named(b)}"
+    inside = _LOG2.fullmatch(metric)
+    factor = f"{_words(inside[1])}, {_named(a)} against {_named(b)}" if inside else ""
     sample = _contrast(runs, [(1.0, ours), (-1.0, theirs)], read, metric, measured)
-    return _tested(says, measured, sample, low, high, _tie(metric, read, [*ours, *theirs]) if order else 0.0)
+    tie = _tie(metric, read, [*ours, *theirs]) if order else 0.0
+    return _tested(says, measured, sample, low, high, tie, factor)
 
 
 def _tie(metric: str, read: Value, runs: Sequence[Run]) -> float:
@@ -738,7 +757,8 @@ def contrast(
     among = [run for _, own in chosen for run in own]
     read = _reader(metric, within, among)
     ups, downs = ([(w, v) for w, v in terms if w * sign > 0] for sign in (1, -1))
-    measured = f"{_words(metric)}, mean of {_each(ups)} minus that of {_each(downs)}"
+    sides = (_each(ups), _each(downs)) if len(terms) <= 4 else (f"{len(ups)} settings", f"{len(downs)}")
+    measured = f"{_words(metric)}, mean of {sides[0]} minus that of {sides[1]}"
     order = (low, high) in ((0, math.inf), (-math.inf, 0)) and not strict
     return _tested(says, measured, _contrast(runs, chosen, read, metric, measured), low, high,
                    _tie(metric, read, among) if order else 0.0)  # fmt: skip

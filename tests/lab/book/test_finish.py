@@ -105,6 +105,16 @@ def test_styles_of_classes_that_nothing_names_go(tmp_path: Path) -> None:
         )
 
 
+def test_variables_that_nothing_asks_for_go(tmp_path: Path) -> None:
+    (tmp_path / "_static").mkdir()
+    (tmp_path / "page.html").write_text('<p style="color: var(--inline)">')
+    sheet = tmp_path / "_static" / "theme.css"
+    sheet.write_text("p{--asked:1;--chain:var(--end);--end:2;--inline:3;color:var(--asked, red)}")
+    for _ in range(2):
+        finish(tmp_path)
+        assert sheet.read_text() == "p{--asked:1;--inline:3;color:var(--asked, red)}"
+
+
 def test_the_numbers_of_a_figure_are_a_file_beside_the_page(tmp_path: Path) -> None:
     (tmp_path / "runs").mkdir()
     page = tmp_path / "runs" / "page.html"

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.collections import LineCollection, PolyCollection
+from matplotlib.collections import LineCollection
 from matplotlib.colors import same_color
 from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
+from matplotlib.patches import StepPatch
 from matplotlib.text import Annotation
 from scipy import stats
 
@@ -458,11 +459,11 @@ def ridges(figure: Figure) -> dict[str, np.ndarray[Any, Any]]:
     """Of each variant the outline of its density: rows of x and of the height above its line."""
     at, found = heights(figure), {}
     looks = look.styles("variant", NAMES)
-    for area in figure.axes[0].collections:
-        assert isinstance(area, PolyCollection)
-        color = tuple(np.asarray(area.get_facecolor())[0][:3])
+    for area in figure.axes[0].patches:
+        assert isinstance(area, StepPatch)
+        color = tuple(np.asarray(area.get_facecolor())[:3])
         (name,) = [n for n in NAMES if same_color(color, looks[n].color)]
-        x, y = np.asarray(area.get_paths()[0].vertices).T
+        x, y = np.asarray(area.get_path().vertices).T
         found[name] = np.column_stack([x, y - at[LABELS[name]]])
     return found
 

@@ -55,19 +55,19 @@ def test_a_figure_takes_the_colour_of_the_page_s_text() -> None:
     text = draw()
     assert "currentColor" in text
     assert look.TEXT not in text
-    assert "#000000" not in text.replace("stroke: #000000", "")  # no black text: it would vanish in dark mode
+    assert "#000000" not in text  # no black text: it would vanish in dark mode
 
 
 def test_curves_carry_their_numbers() -> None:
     text = draw()
-    payload = re.search(r'data-curves="([^"]*)"', text)
+    payload = re.search("data-curves='([^']*)'", text)
     assert payload
     data = json.loads(unescape(payload[1]))
+    assert data["panels"][0]["x"] == [1, 2, 3]
     line = data["panels"][0]["series"]["bn"]
-    assert line["x"] == [1, 2, 3]
     assert line["mean"] == [3.0, 2.0, 0.5]
     assert line["low"][0] < 3.0 < line["high"][0]
-    assert "3.0000 [" in text, "the table holds the numbers too"
+    assert data["note"] == "Means over seeds, in brackets the range of 3 seeds."
     assert text.count('aria-label="Two &quot;lines&quot; &amp; bands"') == 1
 
 
@@ -78,7 +78,7 @@ def test_the_cursor_of_a_curve_stands_on_its_points(x: str, values: list[float])
     text = faceted(found, by="norm", facet="", x=x)
     root = ET.fromstring(drawings(text)[0])
     lines = [g for g in root.iter() if g.get("data-series") == "bn"]
-    paths = [p.get("d") or "" for g in lines for p in g if "fill: none" in (p.get("style") or "")]
+    paths = [p.get("d") or "" for g in lines for p in g if p.get("fill") == "none"]
     xs = [float(v) for v in re.findall(r"([\d.]+) [\d.]+", paths[0])]
     zero, unit = payload(text)[0]["line"][:2]
     assert xs == pytest.approx([zero + unit * value for value in values], abs=0.06)
@@ -100,7 +100,7 @@ def faceted(found: list[Run], **options: Any) -> look.Html:
 
 
 def payload(text: str) -> list[dict[str, Any]]:
-    written = re.search(r'data-curves="([^"]*)"', text)
+    written = re.search("data-curves='([^']*)'", text)
     assert written
     found: list[dict[str, Any]] = json.loads(unescape(written[1]))["panels"]
     return found
@@ -120,7 +120,6 @@ def test_a_facet_has_a_panel_for_each_value_and_only_its_runs() -> None:
         assert {name: line["mean"] for name, line in p["series"].items()} == {
             str(size): [pytest.approx(level + size / 100 + 0.001)] * 3 for size in (8, 16)
         }
-    assert [f"<caption>{title}</caption>" in text for title in ("no norm", "BN", "GN")] == [True] * 3
 
 
 def test_without_a_facet_a_panel_says_what_it_shows() -> None:
@@ -154,7 +153,7 @@ def test_the_panels_of_a_facet_have_the_same_axis() -> None:
 
 def stroke(drawing: str, name: str) -> str:
     """The colour of a line."""
-    found = re.search(rf'data-series="{name}">\s*<path [^>]*fill: none;[^"]*stroke: (#\w+)', drawing)
+    found = re.search(rf'data-series="{name}"[^>]*><path [^>]*fill="none" stroke="(#\w+)', drawing)
     assert found, f"no line of {name}"
     return found[1]
 
@@ -163,7 +162,7 @@ def stroke(drawing: str, name: str) -> str:
 def test_a_line_has_the_legend_s_colour_in_every_panel(sizes: dict[str, list[int]]) -> None:
     """Also where a panel has fewer lines than others."""
     text = faceted(swept(sizes))
-    legend = dict(re.findall(r'<span data-series="(\d+)">.*?stroke: (#\w+)', text, re.DOTALL))
+    legend = dict(re.findall(r'<span data-series="(\d+)">.*?stroke="(#\w+)', text, re.DOTALL))
     assert len(set(legend.values())) == len(legend) == 2
     for norm, drawing in zip(sizes, drawings(text), strict=True):
         assert [stroke(drawing, str(s)) for s in sizes[norm]] == [legend[str(s)] for s in sizes[norm]]
@@ -180,20 +179,12 @@ def test_what_the_legend_names_can_be_switched_in_the_panel(by: str, values: lis
     assert {name: drawings(text)[0].count(f'data-series="{name}"') for name in named} == dict.fromkeys(named, 2)
 
 
-def test_the_table_has_no_cell_where_a_line_has_no_point() -> None:
+def test_lines_with_points_of_their_own_have_places_of_their_own() -> None:
     """Against the images seen, lines of other batch sizes have their points elsewhere."""
     text = faceted(swept({"bn": [8, 12]}), x="samples", facet="")
-    assert [line["x"] for line in payload(text)[0]["series"].values()] == [[80, 160, 240], [120, 240, 360]]
-    table = text[text.index("<table>") :]
-    assert "nan" not in table
-    assert table.count("<tr>") == 1 + 5
-
-
-def test_the_table_says_a_step_in_full() -> None:
-    found = [made_up("bn", s, [1.0] * 3, [0.5] * 3, every=12340) for s in range(2)]
-    rows = re.findall(r'<th scope="row">([^<]+)</th>', faceted(found, facet=""))
-    assert [float(row.replace(",", "")) for row in rows] == [12340, 24680, 37020]
-    assert not any("e" in row for row in rows)
+    (panel,) = payload(text)
+    assert "x" not in panel
+    assert [line["x"] for line in panel["series"].values()] == [[80, 160, 240], [120, 240, 360]]
 
 
 def test_one_seed_is_drawn_without_a_band() -> None:
@@ -202,7 +193,6 @@ def test_one_seed_is_drawn_without_a_band() -> None:
     assert line["mean"] == [0.5, 0.6, 0.7]
     assert line["low"] == line["high"] == [None] * 3
     assert not re.search(r"\bnan\b", text, re.IGNORECASE)
-    assert "<td>0.5000</td>" in text
 
 
 def test_other_figures_are_drawn() -> None:

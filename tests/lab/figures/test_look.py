@@ -86,7 +86,7 @@ def test_a_name_of_one_s_own_has_a_look_of_its_own_and_leaves_those_of_others() 
     [
         ("batch_size", [32, 8, 16, 8], {"8": "batch 8", "16": "batch 16", "32": "batch 32"}),
         ("lr", [1e-3, 1e-5, 1e-4], {"1e-05": "lr 1e-05", "0.0001": "lr 0.0001", "0.001": "lr 0.001"}),
-        ("num_groups", [16, 2], {"2": "groups 2", "16": "groups 16"}),
+        ("num_groups", [16, 2], {"2": "2 groups", "16": "16 groups"}),
         ("images", ["grey", "as they are", "bn"], {"grey": "grey", "as they are": "as they are", "bn": "bn"}),
     ],
 )

@@ -69,12 +69,18 @@ def test_between_those_that_share_no_seed_nothing_is_said() -> None:
     assert look.seen_in([draw_ranking(apart, "peak", "peak accuracy")]) == []
 
 
+def test_where_there_is_only_one_it_is_said_what_it_is() -> None:
+    low, high = stats.t.interval(0.95, 4, 0.5, stats.sem(LOW))
+    (said,) = look.seen_in([draw_ranking(table(bn=LOW), "peak", "peak accuracy", title="cats")])
+    assert said == f"Peak accuracy (cats): only BN is there, 0.5 [{low:.3g}, {high:.3g}]."
+
+
 def test_several_lines_are_told_of_by_the_one_that_changes_most() -> None:
     sizes = {"none": (0, 0), "bn": (0, 0.1), "gn": (0, 0.02)}
     rows = [table(**{name: [v + d for v in LOW]}).assign(batch_size=size, jitter=0.0)
             for name, by in sizes.items() for size, d in zip((8, 16), by, strict=True)]  # fmt: skip
     (said,) = look.seen_in(draw_measures(pd.concat(rows), {"peak": "peak"}, x="batch_size"))
-    assert said.startswith("Peak: furthest apart for BN, where batch 16 is 0.1 [0.1, 0.1] above batch 8")
+    assert said.startswith("Peak, the widest gap (BN): batch 16 is 0.1 [0.1, 0.1] above batch 8")
 
 
 def of_curves(runs: list[Any], **options: Any) -> look.Html:
@@ -90,7 +96,8 @@ def test_curves_are_compared_at_their_end_and_those_that_diverged_are_not() -> N
     assert f'aria-label="Loss. {said}' in shown
     gone = curves(runs)
     gone = gone[(gone["norm"] != "none") | (gone["step"] == gone["step"].min())]
-    assert "nc-seen" not in interactive_curves(gone, [("train", "loss", "nats")], alt="", caption="")
+    left = interactive_curves(gone, [("train", "loss", "nats")], alt="", caption="")
+    assert "Training loss at the end, of runs that came to it: only BN is there" in left
 
 
 def test_curves_of_different_lengths_are_compared_at_the_last_point_that_all_have() -> None:

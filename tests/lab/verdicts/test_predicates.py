@@ -394,6 +394,20 @@ def test_a_variant_can_be_named_by_options_of_its_network_and_optimizer() -> Non
     assert between(runs, "", "train_loss", {"norm": "bn", "momentum": 0.0}).effect.mean == pytest.approx(0.4)
 
 
+def test_the_difference_of_two_logarithms_is_told_as_a_factor() -> None:
+    noise = [1.0, 1.02, 0.99, 1.01, 0.98]
+    runs = [*flat("bn", [0.1] * 5), *flat("none", [0.4 * n for n in noise])]
+    less = lower(runs, "", "log2(train_loss)", "bn", "none")
+    more = higher(runs, "", "log2(train_loss)", "none", "bn")
+    ends = f"[{2**-less.effect.high:.3g}, {2**-less.effect.low:.3g}]"
+    assert less.found == f"training loss, BN against no norm: smaller by a factor of 4 {ends}"
+    assert more.found == f"training loss, no norm against BN: larger by a factor of 4 {ends}"
+    tied = lower(
+        [*flat("bn", [0.1] * 5), *flat("none", [0.1 * n for n in noise])], "", "log2(train_loss)", "bn", "none"
+    )
+    assert tied.reason == "a tie: equal within a factor of 1.07, the smallest difference of interest"
+
+
 def test_a_measure_of_a_probe_is_said_in_words() -> None:
     runs = [
         dataclasses.replace(run, probes={"smoothness": {"step": [0, 1], "loss_range": [1.0, 3.0], "layer": [1, 2]}})
