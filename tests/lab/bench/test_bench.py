@@ -306,7 +306,7 @@ def test_only_layers_that_heed_the_compiled_engine_are_measured_compiled() -> No
 def test_torch_s_layers_of_the_same_kind_compute_the_same() -> None:
     x = torch.randn(4, 6, 5, 5)
     for name, twin in bench_layers.TWINS.items():
-        torch.testing.assert_close(bench_layers._layer(name, 6, {})(x), twin(6)(x), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(bench_layers.layer_named(name, 6, {})(x), twin(6)(x), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(
