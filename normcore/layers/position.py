@@ -100,7 +100,11 @@ class _ChannelLayerNorm(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor) -> Any:
         x, weight, bias, mean, inverse = ctx.saved_tensors
         if plain(dy):
-            return *differentiable(lambda *tensors: _by_kernel(*tensors, ctx.eps), (x, weight, bias), dy), None
+
+            def again(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+                return _by_kernel(x, weight, bias, ctx.eps)
+
+            return *differentiable(again, (x, weight, bias), dy), None
         rows, dys, wide = x.flatten(2), dy.flatten(2), mean.dtype
         dx = torch.empty_like(rows)
         c = rows.shape[1]
