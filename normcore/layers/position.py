@@ -119,7 +119,7 @@ class _ChannelLayerNorm(torch.autograd.Function):
             torch.mul(dblock, h, out=product)
             dscale += product.sum((0, 2))
             dshift += dblock.sum((0, 2))
-            along = torch.matmul(scale.t() / c, product)
+            along = product.mul_(scale).mean(1, keepdim=True)  # by no matrix product, which autocast would round
             torch.mul(dblock, scale, out=product)
             product -= torch.mean(product, 1, keepdim=True)
             product.addcmul_(h, along, value=-1).mul_(inverse[at])
