@@ -73,8 +73,8 @@ class _ChannelLayerNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
-        rows, wide = x.flatten(2), table_dtype(x)
-        y = torch.empty_like(rows)
+        result = torch.empty_like(x)
+        rows, y, wide = x.flatten(2), result.flatten(2), table_dtype(x)
         mean, inverse = rows.new_empty((2, len(rows), 1, rows.shape[2]), dtype=wide)
         scale, shift = (None if t is None else t.to(wide).unsqueeze(1) for t in (weight, bias))
         scratch = kernels.scratch_for(rows, wide, 2)
@@ -94,7 +94,7 @@ class _ChannelLayerNorm(torch.autograd.Function):
                 y[at] = h
         ctx.save_for_backward(x, weight, bias, mean, inverse)
         ctx.eps = eps
-        return y.view(x.shape)
+        return result
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> Any:
@@ -107,9 +107,8 @@ class _ChannelLayerNorm(torch.autograd.Function):
             return *differentiable(again, (x, weight, bias), dy), None
         rows, dys, wide = x.flatten(2), dy.flatten(2), mean.dtype
         dx = torch.empty_like(rows)
-        c = rows.shape[1]
-        dscale, dshift = mean.new_zeros((2, c))
-        scale = mean.new_ones(c, 1) if weight is None else weight.to(wide).unsqueeze(1)
+        dscale, dshift = mean.new_zeros((2, rows.shape[1]))
+        scale = mean.new_ones(rows.shape[1], 1) if weight is None else weight.to(wide).unsqueeze(1)
         scratch = kernels.scratch_for(rows, wide, 2)
         for at in kernels.blocks(rows):
             block, dblock = rows[at].to(wide), dys[at].to(wide)
