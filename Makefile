@@ -40,6 +40,7 @@ format: $(DONE)
 bench: $(DONE)
 	$(BIN)/normcore bench training
 	$(BIN)/normcore bench layers
+	$(BIN)/normcore bench passes
 	$(BIN)/normcore bench steps
 
 clean:

@@ -3,17 +3,22 @@ r"""The four passes over memory: moments and apply forward, sums and input gradi
 All take x of shape (N, C, *spatial) with M positions a channel, dense (see :func:`dense`), and tables of two
 dimensions that broadcast to (N, C), in float32, or in float64 if x is. A contiguous tensor on a CPU goes
 through torch's own vectorized kernels: to its batch norm kernels (N, C, M) is one sample of N C channels, to
-its group norm kernel N samples of C groups. Everything else goes through plain operations.
+its group norm kernel N samples of C groups. Everything else goes through plain operations,
+large channels_last input sample by sample.
 """
+
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
 from . import _torch
 
-__all__ = ["apply", "dense", "input_gradient", "moments", "over", "sums", "table_dtype"]
+__all__ = ["apply", "blocks", "dense", "input_gradient", "moments", "over", "scratch_for", "sums", "table_dtype"]
 
 SMALL = 2**19  # values in an input below which calls cost more than memory does
+SAMPLE = 2**13  # values in a sample below which a call of its own costs more than the memory does
+BLOCK = 2**18  # values that stay in a processor's cache while several operations go over them
 FEW = 2**16  # values below which a few plain operations cost less than one of the kernels and what it wants prepared
 
 
@@ -42,7 +47,7 @@ def dense(x: Tensor, like: Tensor | None = None) -> Tensor:
 
 
 def moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance of every (n, c). Reads x once where the kernel allows, else three times."""
+    """Mean and biased variance of every (n, c). Reads memory once on a CPU, elsewhere three times."""
     wide = table_dtype(x)
     if x.dim() == 2:
         return x.to(wide), torch.zeros_like(x, dtype=wide)
@@ -56,10 +61,21 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
         rows = x.view(n, c, -1)  # in three dimensions it cannot pass for channels_last, where the kernel squares means
         _, mean, rstd = _torch.group_norm(rows, one, one, n, c, rows.shape[2], c, 0.0)
         return mean.view(n, c), rstd.view(n, c).square_().reciprocal_()
+    parts = [_plain_moments(part) for part in (_few_samples(x) if x.device.type == "cpu" else (x,))]
+    mean, var = (torch.cat(tables) for tables in zip(*parts, strict=True))
+    return mean, var
+
+
+def _plain_moments(x: Tensor) -> tuple[Tensor, Tensor]:
     spatial = tuple(range(2, x.dim()))
-    x = x.to(wide)
+    x = x.to(table_dtype(x))
     mean = x.mean(spatial)
     return mean, (x - over(mean, x)).square_().mean(spatial)
+
+
+def _few_samples(x: Tensor) -> tuple[Tensor, ...]:
+    """Parts of x, each of so few samples that it stays in the cache."""
+    return x.split(max(1, BLOCK // x[0].numel()))
 
 
 def apply(x: Tensor, center: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
@@ -96,6 +112,13 @@ def sums(dy: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
             [False, True, True],
         )
         return total.view(mean.shape), dot.view(mean.shape)
+    if _torch.batch_norm_backward and by_sample(x):
+        one = mean.new_ones(mean.shape[1])
+        found = [
+            _torch.batch_norm_backward(*pair, one, None, None, center, one, True, 0.0, [False, True, True])
+            for *pair, center in zip(_samples(dy), _samples(x), mean, strict=True)
+        ]
+        return torch.stack([total for *_, total in found]), torch.stack([dot for _, dot, _ in found])
     spatial = tuple(range(2, x.dim()))
     dy = dy.to(wide)
     return dy.sum(spatial), torch.sub(x, over(mean, x)).mul_(dy).sum(spatial)
@@ -103,6 +126,8 @@ def sums(dy: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
 
 def input_gradient(dy: Tensor, x: Tensor, scale: Tensor, mean: Tensor, p: Tensor, q: Tensor) -> Tensor:
     """scale dy + p (x - mean) + q in the dtype of x."""
+    if x.dtype != scale.dtype and vectorized(x, FEW):
+        return _half_input_gradient(dy, x, scale, mean, p, q)
     if x.numel() >= FEW:
         dx = apply(x.to(scale.dtype), mean, p, q)
     else:
@@ -110,6 +135,47 @@ def input_gradient(dy: Tensor, x: Tensor, scale: Tensor, mean: Tensor, p: Tensor
     return dx.addcmul_(dy.to(scale.dtype), over(scale, x)).to(x.dtype)
 
 
+def _half_input_gradient(dy: Tensor, x: Tensor, *tables: Tensor) -> Tensor:
+    """The same for half precision, of which single precision is made in the cache alone."""
+    dx = torch.empty_like(x)
+    scale, mean, p, q = (over(t.expand(x.shape[:2]), x).flatten(2) for t in tables)
+    rows = [t.flatten(2) for t in (dx, x, dy)]
+    scratch = scratch_for(rows[0], scale.dtype, 2)
+    for at in blocks(rows[0]):
+        out, xs, dys = (t[at] for t in rows)
+        here = at[:2]
+        wide, other = scratch(out)
+        wide.copy_(xs).sub_(mean[here]).mul_(p[here]).add_(q[here]).addcmul_(other.copy_(dys), scale[here])
+        out.copy_(wide)
+    return dx
+
+
+def blocks(x: Tensor) -> Iterator[tuple[slice, slice, slice]]:
+    """Where the blocks of x (N, C, M) are: all channels of some samples or, of large samples, at some positions."""
+    n, c, m = x.shape
+    samples, positions = max(1, BLOCK // (c * m)), max(1, BLOCK // c)
+    for i in range(0, n, samples):
+        for j in range(0, m, positions):
+            yield slice(i, i + samples), slice(None), slice(j, j + positions)
+
+
+def scratch_for(x: Tensor, dtype: torch.dtype, number: int) -> Callable[[Tensor], list[Tensor]]:
+    """Of a block of x: so many tensors of its shape, in memory that is used again for the next block."""
+    memory = x.new_empty((number, min(x.numel(), max(BLOCK, x.shape[1]))), dtype=dtype)
+    return lambda block: [row[: block.numel()].view(block.shape) for row in memory]
+
+
 def vectorized(x: Tensor, least: int = 1) -> bool:
     """Whether torch's vectorized kernels serve x, of so many values at least."""
     return x.device.type == "cpu" and x.dim() > 2 and x.is_contiguous() and x.numel() >= least
+
+
+def by_sample(x: Tensor) -> bool:
+    """Whether they serve each sample of x by itself: channels_last, and samples that are worth the calls."""
+    large = x.device.type == "cpu" and x.numel() >= x.shape[0] * SAMPLE
+    return large and memory_format(x) != torch.contiguous_format
+
+
+def _samples(x: Tensor) -> tuple[Tensor, ...]:
+    """The samples of channels_last x, each (1, C, 1, M): torch knows it for channels_last, too."""
+    return x.flatten(2).unsqueeze(2).split(1)

@@ -473,6 +473,16 @@ def layers(
         console.print(f"{limit['says']}: {limit['verdict']}{worst}")
 
 
+@bench_app.command()
+def passes(to: To = None, device: Device = "auto") -> None:
+    """Kernels and memory traffic of every layer under torch.compile, counted by the compiler (minutes)."""
+    from .bench.passes import passes as measure
+    from .bench.passes import rows
+
+    found = measure(device)
+    _measured(found, to, "Generated kernels, and bytes they read and write over those of the input:", rows(found))
+
+
 @app.command()
 def check(
     layer: Annotated[str, typer.Argument(help="mine.py:MyNorm, package.module:MyNorm, or one of normcore's names.")],

@@ -167,7 +167,7 @@ class ReferenceBatchNorm(Repeatable, _Reference, RunningNorm):
                 self._refuse_not_finite(batch_mean, batch_var)
             if first or traced():
                 self._keep_reference(*reference[:3])
-        self._update(mean, var, size)
+        self._update(mean, var, x.shape[0] if count is None and not traced() else size)
         return y
 
     def _mix(

@@ -167,7 +167,9 @@ def _measure(
     elif form:
         x, dy = x.to(getattr(torch, form)), dy.to(getattr(torch, form))
     x.requires_grad_()
-    variants = {f"{name} {engine}": _Variant(_layer(name, shape[1], options.get(name, {})), x, dy) for name in names}
+    variants = {
+        f"{name} {engine}": _Variant(layer_named(name, shape[1], options.get(name, {})), x, dy) for name in names
+    }
     if engine == "compiled":
         variants = {name: variant for name, variant in variants.items() if _is_compiled(variant)}
         if not variants:
@@ -183,7 +185,7 @@ def _measure(
     return rows if engine == "eager" else {name: rows[name] for name in variants}
 
 
-def _layer(name: str, channels: int, options: Mapping[str, Any]) -> nn.Module:
+def layer_named(name: str, channels: int, options: Mapping[str, Any]) -> nn.Module:
     return make_norm("fnbl", channels, semantics="text") if name == TEXT else make_norm(name, channels, **options)
 
 

@@ -31,7 +31,7 @@ def speed() -> str:
 def _device(device: str) -> str:
     """What was measured of the layers, of a step and of the training loop."""
     folder = paths.root() / "data" / "benchmarks"
-    made = {"layers": _section, "steps": _steps, "training": _training}
+    made = {"layers": _section, "passes": _passes, "steps": _steps, "training": _training}
     files = {folder / f"{name}-{device}.json": make for name, make in made.items()}
     return "\n\n".join(make(_read(path)) for path, make in files.items() if path.is_file())
 
@@ -106,6 +106,29 @@ def _numbers(title: str, found: Mapping[str, Any], key: str) -> str:
             rows.append([_label(layer), engine, *values])
     head = ["layer", "", *map(_times, found["measured"])]
     return f":::{{dropdown}} {title}\n{markdown.table(head, rows, 'll' + 'r' * len(found['measured']))}\n:::"
+
+
+# --- the passes of what is compiled ----------------------------------------------------------------------
+
+
+def _passes(found: Mapping[str, Any]) -> str:
+    floor, where = found["setting"]["floor"], found["provenance"]
+    rows = []
+    for name, counts in found["measured"].items():
+        forward, backward = counts["forward"], counts["backward"]
+        cells = (forward["kernels"], backward["kernels"], forward["passes"], backward["passes"])
+        over = forward["passes"] + backward["passes"] - sum(floor.values())
+        rows.append([_label(name), *map(_number, cells), f"{over:+.2g}"])
+    head = ["layer", "kernels forward", "backward", "passes forward", "backward", "over the floor"]
+    return "\n\n".join([
+        "### Passes over memory, compiled",
+        "Kernels that `torch.compile` makes of a training step of each layer, and the bytes that they read and write "
+        f"as multiples of the input's, {_times(found['setting']['shape'])}. The floor is {floor['forward']} passes "
+        f"forward and {floor['backward']} backward. A kernel that goes over its input twice counts it once here, so "
+        f"a layer may be below. Counted on {where['device']} with torch {where['versions']['torch']}, at commit "
+        f"`{where['commit']}`.",
+        markdown.table(head, rows, "lrrrrr"),
+    ])  # fmt: skip
 
 
 # --- a step and the training loop ------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from normcore import FullNormBB, FullNormBL, functional, lab
 from normcore.lab.bench import layers as bench_layers
 from normcore.lab.bench import loop as bench_training
+from normcore.lab.bench import passes as bench_passes
 from normcore.lab.bench import steps as bench_steps
 from normcore.lab.bench.layers import MET, MISSED, NOISE, NOT_MEASURED, ON_ENGINE
 from normcore.lab.bench.loop import Setting
@@ -306,7 +307,7 @@ def test_only_layers_that_heed_the_compiled_engine_are_measured_compiled() -> No
 def test_torch_s_layers_of_the_same_kind_compute_the_same() -> None:
     x = torch.randn(4, 6, 5, 5)
     for name, twin in bench_layers.TWINS.items():
-        torch.testing.assert_close(bench_layers._layer(name, 6, {})(x), twin(6)(x), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(bench_layers.layer_named(name, 6, {})(x), twin(6)(x), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -509,3 +510,18 @@ def test_the_published_steps_are_of_the_variants_there_are() -> None:
 
 def test_a_table_s_cells_keep_their_bars() -> None:
     assert markdown.table(["a", "b"], [["x|y", 1]], "lr") == "| a | b |\n| --- | ---: |\n| x\\|y | 1 |"
+
+
+# --- the passes of compiled layers -----------------------------------------------------------------------
+
+
+@pytest.mark.ci
+def test_the_passes_of_a_compiled_layer_are_counted() -> None:
+    """Forward at least x is read and y written, backward x and dy read and dx written; and that the count sees."""
+    found = bench_passes.passes("cpu", names=("rms",), shape=(4, 8, 16, 16))
+    counts = found["measured"]["rms"]
+    assert counts["forward"]["kernels"] >= 1
+    assert counts["backward"]["kernels"] >= 1
+    assert 2 <= counts["forward"]["passes"] <= 4
+    assert 3 <= counts["backward"]["passes"] <= 8
+    assert [row["layer"] for row in bench_passes.rows(found)] == ["rms"]
