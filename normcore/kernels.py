@@ -4,7 +4,7 @@ All take x of shape (N, C, *spatial) with M positions a channel, dense (see :fun
 dimensions that broadcast to (N, C), in float32, or in float64 if x is. A contiguous tensor on a CPU goes
 through torch's own vectorized kernels: to its batch norm kernels (N, C, M) is one sample of N C channels, to
 its group norm kernel N samples of C groups. Everything else goes through plain operations,
-large channels_last input sample by sample.
+on a CPU so few samples at a time that they stay in the cache.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,7 +17,6 @@ from . import _torch
 __all__ = ["apply", "blocks", "dense", "input_gradient", "moments", "over", "scratch_for", "sums", "table_dtype"]
 
 SMALL = 2**19  # values in an input below which calls cost more than memory does
-SAMPLE = 2**13  # values in a sample below which a call of its own costs more than the memory does
 BLOCK = 2**18  # values that stay in a processor's cache while several operations go over them
 FEW = 2**16  # values below which a few plain operations cost less than one of the kernels and what it wants prepared
 
@@ -61,8 +60,9 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
         rows = x.view(n, c, -1)  # in three dimensions it cannot pass for channels_last, where the kernel squares means
         _, mean, rstd = _torch.group_norm(rows, one, one, n, c, rows.shape[2], c, 0.0)
         return mean.view(n, c), rstd.view(n, c).square_().reciprocal_()
-    parts = [_plain_moments(part) for part in (_few_samples(x) if x.device.type == "cpu" else (x,))]
-    mean, var = (torch.cat(tables) for tables in zip(*parts, strict=True))
+    if not _in_parts(x):
+        return _plain_moments(x)
+    mean, var = (torch.cat(tables) for tables in zip(*map(_plain_moments, _few_samples(x)), strict=True))
     return mean, var
 
 
@@ -73,9 +73,14 @@ def _plain_moments(x: Tensor) -> tuple[Tensor, Tensor]:
     return mean, (x - over(mean, x)).square_().mean(spatial)
 
 
-def _few_samples(x: Tensor) -> tuple[Tensor, ...]:
-    """Parts of x, each of so few samples that it stays in the cache."""
-    return x.split(max(1, BLOCK // x[0].numel()))
+def _in_parts(x: Tensor) -> bool:
+    """Whether x is larger than a cache that several operations can share."""
+    return x.device.type == "cpu" and x.numel() > BLOCK
+
+
+def _few_samples(t: Tensor, x: Tensor | None = None) -> tuple[Tensor, ...]:
+    """Parts of a tensor, each of so few samples that those of x, or its own, stay in the cache."""
+    return t.split(max(1, BLOCK // (t if x is None else x)[0].numel()))
 
 
 def apply(x: Tensor, center: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
@@ -112,15 +117,15 @@ def sums(dy: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
             [False, True, True],
         )
         return total.view(mean.shape), dot.view(mean.shape)
-    if _torch.batch_norm_backward and by_sample(x):
-        one = mean.new_ones(mean.shape[1])
-        found = [
-            _torch.batch_norm_backward(*pair, one, None, None, center, one, True, 0.0, [False, True, True])
-            for *pair, center in zip(_samples(dy), _samples(x), mean, strict=True)
-        ]
-        return torch.stack([total for *_, total in found]), torch.stack([dot for _, dot, _ in found])
-    spatial = tuple(range(2, x.dim()))
-    dy = dy.to(wide)
+    if not _in_parts(x):
+        return _plain_sums(dy, x, mean)
+    parts = map(_plain_sums, _few_samples(dy), _few_samples(x), _few_samples(mean, x))
+    total, dot = (torch.cat(tables) for tables in zip(*parts, strict=True))
+    return total, dot
+
+
+def _plain_sums(dy: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
+    spatial, dy = tuple(range(2, x.dim())), dy.to(mean.dtype)
     return dy.sum(spatial), torch.sub(x, over(mean, x)).mul_(dy).sum(spatial)
 
 
@@ -168,14 +173,3 @@ def scratch_for(x: Tensor, dtype: torch.dtype, number: int) -> Callable[[Tensor]
 def vectorized(x: Tensor, least: int = 1) -> bool:
     """Whether torch's vectorized kernels serve x, of so many values at least."""
     return x.device.type == "cpu" and x.dim() > 2 and x.is_contiguous() and x.numel() >= least
-
-
-def by_sample(x: Tensor) -> bool:
-    """Whether they serve each sample of x by itself: channels_last, and samples that are worth the calls."""
-    large = x.device.type == "cpu" and x.numel() >= x.shape[0] * SAMPLE
-    return large and memory_format(x) != torch.contiguous_format
-
-
-def _samples(x: Tensor) -> tuple[Tensor, ...]:
-    """The samples of channels_last x, each (1, C, 1, M): torch knows it for channels_last, too."""
-    return x.flatten(2).unsqueeze(2).split(1)
