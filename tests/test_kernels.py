@@ -22,10 +22,9 @@ seeds = st.integers(0, 999)
 
 @pytest.fixture(autouse=True, scope="module", params=[1, kernels.FEW], ids=["kernels", "plain"])
 def few(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Small as the inputs are, by torch's kernels, sample by sample, in blocks; and as such inputs go otherwise."""
+    """Small as the inputs are, by torch's kernels and in blocks; and as such inputs go otherwise."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(kernels, "FEW", request.param)
-        patch.setattr(kernels, "SAMPLE", 1 if request.param == 1 else kernels.SAMPLE)
         patch.setattr(kernels, "BLOCK", 7)
         yield
 

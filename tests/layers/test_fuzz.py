@@ -49,7 +49,9 @@ def try_at_random(name: str, seed: int) -> None:
     wide = torch.promote_types(dtype, torch.float32)
     layer = randomized(CASES[name].layer(channels, **options, dtype=draw.choice([dtype, wide])))
     layer.train(draw.random() < 0.7)
-    sizes = {"FEW": draw.choice([1, kernels.FEW]), "SMALL": draw.choice([1, kernels.SMALL])}
+    sizes = {
+        name: draw.choice([least, getattr(kernels, name)]) for name, least in (("FEW", 1), ("SMALL", 1), ("BLOCK", 16))
+    }
     for batch in range(2):
         shape = draw_shape(draw, name, channels)
         x, dy = draw_strides(draw, scattered(shape, dtype)), draw_strides(draw, torch.randn(shape).to(dtype))
@@ -102,7 +104,8 @@ def draw_mask(draw: random.Random, name: str, shape: tuple[int, ...]) -> Tensor:
 def set_in_kernels(sizes: dict[str, int]) -> Iterator[None]:
     """From which sizes on an input is no longer small: with 1, what these take goes the ways of large ones."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(kernels, "FEW", sizes["FEW"])
+        for name in ("FEW", "BLOCK"):
+            patch.setattr(kernels, name, sizes[name])
         for module in (kernels, base):
             patch.setattr(module, "SMALL", sizes["SMALL"])
         yield
