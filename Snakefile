@@ -96,9 +96,17 @@ if PROFILE == "published":  # one's own runs have no part in that book: not in i
 
 
 def results(wildcards):
-    """The results that are there, published and one's own: new ones make the notebook be executed again."""
+    """The folders of results, published and one's own: one more there makes the notebook be executed again. Of the
+    thousands of files Snakemake would ask the sizes over and over while it waits."""
     folders = [store / wildcards.name.replace("_", "-") for store in {PUBLISHED, OWN}]
-    return sorted(str(p) for f in folders for p in f.rglob("*.json") if not p.name.startswith("."))
+    return sorted(str(p) for f in folders for p in (f, f / "profiles") if p.is_dir())
+
+
+def unpublished(wildcards):
+    """Whether nothing is published of an experiment whose published runs are asked for: its page then is smoke's, and
+    says so."""
+    index = PUBLISHED / wildcards.name.replace("_", "-") / "profiles"
+    return PROFILE == "published" and not any(index.glob("*.json"))
 
 
 def parts(name, round):
@@ -133,7 +141,7 @@ rule shard:
 
 rule notebook:
     """Execute one experiment; the runs that are published or among one's own are not run again, and in the profile
-    published nothing is run."""
+    published nothing is run but the smoke of what is not published yet."""
     input:
         "notebooks/{name}.ipynb",
         "data/datasets.yaml",
@@ -146,12 +154,14 @@ rule notebook:
         "book/runs/{name}.ipynb",
     params:
         experiment=lambda w: w.name.replace("_", "-"),
-        profile=PROFILE,
+        profile=lambda w: "smoke" if unpublished(w) else PROFILE,
+        store=lambda w: "_build/smoke" if unpublished(w) else OWN.resolve(),
         jobs=JOBS,
     resources:
         gpu=1,
     shell:
-        "exec normcore run {params.experiment} --profile {params.profile} --jobs {params.jobs} --to book/runs"
+        "NORMCORE_RESULTS={params.store} exec"
+        " normcore run {params.experiment} --profile {params.profile} --jobs {params.jobs} --to book/runs"
 
 
 rule beside:

@@ -76,7 +76,7 @@ def _lean(places: str) -> str:
 
 def _stepped(path: str) -> str:
     """The same path of an area, in steps where it goes along the axes."""
-    places = re.fullmatch(r"M((?:-?[\d.]+ ?)+)z", path)
+    places = re.fullmatch(r"M([-\d. ]+)z", path)
     if not places:
         return path
     numbers = places[1].split()
