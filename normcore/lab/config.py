@@ -34,7 +34,7 @@ class RunConfig:
             to its source, of which the key takes the hash and not the place.
         optimizer: ``adam``, or ``sgd`` (momentum 0.9 unless ``optimizer_options`` say otherwise).
         lr: learning rate, the highest where it is not constant.
-        schedule, warmup: how the rate goes, one of ``SCHEDULES``, after it has risen for so many steps; see
+        lr_schedule, warmup: how the rate goes, one of ``SCHEDULES``, after it has risen for so many steps; see
             :func:`normcore.lab.runs.training.rate`.
         batch_size: items a step; an epoch leaves out the remainder that fills no batch.
         steps: optimizer steps; none only from a ``start``.
@@ -77,7 +77,7 @@ class RunConfig:
     task: str = "images"
     task_options: dict[str, Any] = field(default_factory=dict)
     start: str = ""
-    schedule: str = "constant"
+    lr_schedule: str = "constant"
     warmup: int = 0
 
     def __post_init__(self) -> None:
@@ -112,7 +112,7 @@ class RunConfig:
     @property
     def steady(self) -> bool:
         """Whether the learning rate is the same at every step."""
-        return self.schedule == "constant" and not self.warmup
+        return self.lr_schedule == "constant" and not self.warmup
 
     @property
     def evaluated_on(self) -> str:

@@ -96,7 +96,7 @@ def test_bad_values_are_refused(changes: dict[str, Any], message: str) -> None:
         ({"foreign": "shape"}, "unknown data set 'shape': did you mean shapes"),
         ({"probes": {"shft": 1}}, "unknown probe 'shft': did you mean shift"),
         ({"task": "image"}, "unknown task 'image': did you mean images"),
-        ({"task_options": {"length": 3}}, "unknown option of the task images 'length': known are one_class"),
+        ({"task_options": {"length": 3}}, "unknown option of the task images 'length': known are augment, one_class"),
         ({"task_options": {"one_class": 2}}, "one_class must be a share from 0 to 1, got 2"),
         ({"image_size": 0}, "image_size must be at least 1, got 0"),
         ({"outliers": 0.1, "outlier_kind": "foreign"}, "outlier_kind='foreign' needs the name of another data set"),

@@ -46,7 +46,7 @@ def check(config: RunConfig) -> None:
         UsageError: what was got, and what there is.
     """
     task = task_class(config.task)
-    known: dict[str, tuple[str, ...]] = {"optimizer": OPTIMIZERS, "order": ORDERS, "schedule": SCHEDULES}
+    known: dict[str, tuple[str, ...]] = {"optimizer": OPTIMIZERS, "order": ORDERS, "lr_schedule": SCHEDULES}
     if own.is_own(config.norm):
         try_out(config.norm, config.norm_options)
     else:
@@ -109,7 +109,7 @@ def rate(config: RunConfig, step: int) -> float:
     falls from there to zero (Loshchilov & Hutter 2017, equation 5, without restarts)."""
     if step < config.warmup:
         return config.lr * (step + 1) / config.warmup
-    if config.schedule == "constant":
+    if config.lr_schedule == "constant":
         return config.lr
     done = (step - config.warmup) / (config.steps - config.warmup)
     return config.lr * (1 + math.cos(math.pi * done)) / 2

@@ -350,7 +350,7 @@ def test_a_resumed_run_has_the_noise_of_one_that_never_stopped(tmp_path: Path, n
 
 
 def test_the_rate_rises_over_the_warmup_and_falls_by_the_cosine() -> None:
-    wanted = config(lr=0.4, steps=20, warmup=4, schedule="cosine")
+    wanted = config(lr=0.4, steps=20, warmup=4, lr_schedule="cosine")
     found = [rate(wanted, step) for step in range(20)]
     assert found[:5] == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.4])
     assert found[12] == pytest.approx(0.2)  # halfway down
@@ -382,14 +382,14 @@ def test_each_step_is_taken_at_its_rate() -> None:
 
 def test_a_rate_that_changes_goes_on_where_it_stopped(tmp_path: Path) -> None:
     """With images augmented anew at each step."""
-    wanted = config(steps=12, schedule="cosine", warmup=2, task_options={"augment": 2})
+    wanted = config(steps=12, lr_schedule="cosine", warmup=2, task_options={"augment": 2})
     run, stops = resumed(wanted, tmp_path / "run.pt")
     assert stops > 1
     assert run.curves == train(wanted, CPU).curves
 
 
 @pytest.mark.parametrize(("changes", "words"), [
-    ({"schedule": "linear"}, "schedule"), ({"warmup": -1}, "warmup"), ({"warmup": 6}, "shorter than the 6 steps"),
+    ({"lr_schedule": "linear"}, "lr_schedule"), ({"warmup": -1}, "warmup"), ({"warmup": 6}, "shorter than the 6 steps"),
 ])  # fmt: skip
 def test_a_schedule_that_cannot_be_is_refused(changes: dict[str, Any], words: str) -> None:
     with pytest.raises(UsageError, match=words):
