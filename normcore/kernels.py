@@ -60,10 +60,7 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
         rows = x.view(n, c, -1)  # in three dimensions it cannot pass for channels_last, where the kernel squares means
         _, mean, rstd = _torch.group_norm(rows, one, one, n, c, rows.shape[2], c, 0.0)
         return mean.view(n, c), rstd.view(n, c).square_().reciprocal_()
-    if not _in_parts(x):
-        return _plain_moments(x)
-    mean, var = (torch.cat(tables) for tables in zip(*map(_plain_moments, _few_samples(x)), strict=True))
-    return mean, var
+    return _in_parts(_plain_moments, x)
 
 
 def _plain_moments(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -73,14 +70,14 @@ def _plain_moments(x: Tensor) -> tuple[Tensor, Tensor]:
     return mean, (x - over(mean, x)).square_().mean(spatial)
 
 
-def _in_parts(x: Tensor) -> bool:
-    """Whether x is larger than a cache that several operations can share."""
-    return x.device.type == "cpu" and x.numel() > BLOCK
-
-
-def _few_samples(t: Tensor, x: Tensor | None = None) -> tuple[Tensor, ...]:
-    """Parts of a tensor, each of so few samples that those of x, or its own, stay in the cache."""
-    return t.split(max(1, BLOCK // (t if x is None else x)[0].numel()))
+def _in_parts(tables: Callable[..., tuple[Tensor, Tensor]], x: Tensor, *others: Tensor) -> tuple[Tensor, Tensor]:
+    """The tables of x and others, on a CPU made of so few samples at a time that those of x stay in the cache."""
+    if x.device.type != "cpu" or x.numel() <= BLOCK:
+        return tables(x, *others)
+    few = max(1, BLOCK // x[0].numel())
+    parts = map(tables, *(t.split(few) for t in (x, *others)))
+    first, second = (torch.cat(tables) for tables in zip(*parts, strict=True))
+    return first, second
 
 
 def apply(x: Tensor, center: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
@@ -117,14 +114,10 @@ def sums(dy: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
             [False, True, True],
         )
         return total.view(mean.shape), dot.view(mean.shape)
-    if not _in_parts(x):
-        return _plain_sums(dy, x, mean)
-    parts = map(_plain_sums, _few_samples(dy), _few_samples(x), _few_samples(mean, x))
-    total, dot = (torch.cat(tables) for tables in zip(*parts, strict=True))
-    return total, dot
+    return _in_parts(_plain_sums, x, dy, mean)
 
 
-def _plain_sums(dy: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
+def _plain_sums(x: Tensor, dy: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
     spatial, dy = tuple(range(2, x.dim())), dy.to(mean.dtype)
     return dy.sum(spatial), torch.sub(x, over(mean, x)).mul_(dy).sum(spatial)
 

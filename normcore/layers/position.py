@@ -100,11 +100,7 @@ class _ChannelLayerNorm(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor) -> Any:
         x, weight, bias, mean, inverse = ctx.saved_tensors
         if plain(dy):
-
-            def again(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
-                return _by_kernel(x, weight, bias, ctx.eps)
-
-            return *differentiable(again, (x, weight, bias), dy), None
+            return *differentiable(lambda x, w, b: _by_kernel(x, w, b, ctx.eps), (x, weight, bias), dy), None
         rows, dys, wide = x.flatten(2), dy.flatten(2), mean.dtype
         dx = torch.empty_like(rows)
         dscale, dshift = mean.new_zeros((2, rows.shape[1]))

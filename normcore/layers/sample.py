@@ -208,11 +208,8 @@ class _InstanceNorm(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor) -> Any:
         x, weight, bias, mean, inverse = ctx.saved_tensors
         if plain(dy):
-
-            def again(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
-                return F.instance_norm(x, None, None, weight, bias, eps=ctx.eps)
-
-            return *differentiable(again, (x, weight, bias), dy), None
+            inputs = (x, weight, bias)
+            return *differentiable(lambda x, w, b: F.instance_norm(x, None, None, w, b, eps=ctx.eps), inputs, dy), None
         n, c, m = x.shape
         rows = (1, n * c, m)
         dx, dweight, dbias = _torch.batch_norm_backward(

@@ -76,20 +76,25 @@ def _mean(values: NDArray[np.float64]) -> float | None:
 
 
 def _samples_to_loss(run: Run, window: Window, loss: str = "") -> float | None:
-    steps, losses = np.array(run.curves["train"]["step"]), np.array(run.curves["train"]["loss"])
-    if not losses.size:
+    smooth = _smooth(run, "loss")
+    if smooth.empty:
         return None
-    smooth = pd.Series(losses).rolling(max(1, round(run.config.steps / 40 / steps[0]))).mean()
-    reached = steps[(smooth <= _number(loss, LOSS)).to_numpy()]
+    reached = np.asarray(smooth.index, dtype=float)[(smooth <= _number(loss, LOSS)).to_numpy()]
     return float(reached[0] if reached.size else run.config.steps) * run.config.batch_size
 
 
-def _saturation_step(run: Run, window: Window) -> float | None:
+def _smooth(run: Run, metric: str) -> "pd.Series[float]":
+    """A training curve's running mean over 1/40 of the run, by step; not a number before the first is whole."""
     points = run.curves["train"]
-    accuracies = pd.Series(points["accuracy"], index=points["step"], dtype=float)
-    if accuracies.empty:
+    curve = pd.Series(points[metric], index=points["step"], dtype=float)
+    return curve if curve.empty else curve.rolling(max(1, round(run.config.steps / 40 / points["step"][0]))).mean()
+
+
+def _saturation_step(run: Run, window: Window) -> float | None:
+    smooth = _smooth(run, "accuracy")
+    if smooth.empty:
         return None
-    smooth = accuracies.rolling(max(1, round(run.config.steps / 40 / points["step"][0]))).mean().dropna()
+    smooth = smooth.dropna()
     rise = smooth - smooth.iloc[0] if len(smooth) else smooth
     if rise.empty or rise.max() < TRAINS:
         return float(run.config.steps)
@@ -205,7 +210,7 @@ OF_A_CURVE: dict[str, Callable[..., float | None]] = {"tau": _tau, "tau_p": _tau
 
 _TAKING = {**OF_A_CURVE, "samples_to_loss": _samples_to_loss, "steps_to_loss": _steps_to_loss}
 
-_LOG2 = re.compile(r"log2\((?P<metric>.+)\)")
+LOG2 = re.compile(r"log2\((?P<metric>.+)\)")
 _PROBED = re.compile(r"(?P<probe>\w+)\.(?P<column>\w+)(\[(?P<where>[^\]]+)\])?")
 
 
@@ -259,7 +264,7 @@ def window(
 
 def value(run: Run, metric: str, within: Window | None = None) -> float | None:
     """One measure of one run; a curve without a window is its last value."""
-    if logarithm := _LOG2.fullmatch(metric):
+    if logarithm := LOG2.fullmatch(metric):
         number = value(run, logarithm["metric"], within)
         return math.log2(number) if number is not None and number > 0 else None
     whole = within or (0, run.config.steps)

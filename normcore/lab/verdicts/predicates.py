@@ -48,7 +48,7 @@ from ..stats import (
     seeds_needed,
     smallest,
 )
-from .measures import curve, measure, value, window
+from .measures import LOG2, curve, measure, value, window
 
 SUPPORTED, REFUTED, MIXED, INCONCLUSIVE = "supported", "refuted", "mixed", "inconclusive"
 TOLERANCE = 1e-12  # of what is computed in float64 and must be equal
@@ -498,14 +498,11 @@ _WITHIN = {
 }  # fmt: skip
 
 
-_LOG2 = re.compile(r"log2\((.+)\)")
-
-
 def _words(metric: str) -> str:
     """A measure as readers are told of it: ``log2(shift.input[layer=2])`` as ``log2 of covariate shift of the input
     (layer 2)``."""
-    if inside := _LOG2.fullmatch(metric):
-        return f"log2 of {_words(inside[1])}"
+    if inside := LOG2.fullmatch(metric):
+        return f"log2 of {_words(inside['metric'])}"
     name, _, where = metric.partition("[")
     within = [_WITHIN.get(one, one.replace("=", " ")) for one in where.rstrip("]").split(",")]
     which = f" ({', '.join(within)})" if where else ""
@@ -524,8 +521,8 @@ def _difference(
     ours, theirs = select(runs, a, where), select(runs, b, where)
     read = _reader(metric, within, [*ours, *theirs])
     measured = f"{_words(metric)}, {_named(a)} minus {_named(b)}"
-    inside = _LOG2.fullmatch(metric)
-    factor = f"{_words(inside[1])}, {_named(a)} against {_named(b)}" if inside else ""
+    inside = LOG2.fullmatch(metric)
+    factor = f"{_words(inside['metric'])}, {_named(a)} against {_named(b)}" if inside else ""
     sample = _contrast(runs, [(1.0, ours), (-1.0, theirs)], read, metric, measured)
     tie = _tie(metric, read, [*ours, *theirs]) if order else 0.0
     return _tested(says, measured, sample, low, high, tie, factor)
