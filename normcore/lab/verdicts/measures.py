@@ -98,7 +98,7 @@ def _saturation_step(run: Run, window: Window) -> float | None:
     rise = smooth - smooth.iloc[0] if len(smooth) else smooth
     if rise.empty or rise.max() < TRAINS:
         return float(run.config.steps)
-    return float((rise >= SATURATED * rise.max()).idxmax())
+    return float(np.asarray(rise.index, dtype=float)[(rise >= SATURATED * rise.max()).to_numpy()][0])
 
 
 def _steps_to_loss(run: Run, window: Window, loss: str = "") -> float | None:
