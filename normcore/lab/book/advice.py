@@ -49,7 +49,7 @@ def advice(norm: str, judged: Iterable[Judged], comparison: Comparison, ranked: 
         rows.append([said, "<br>".join(found) or _GREY])
     if not rows:
         return "The sources say nothing of when to use it."
-    return markdown.table(["the sources say", "we measured"], rows)
+    return markdown.div("nc-rows", markdown.table(["the sources say", "we measured"], rows))
 
 
 def resting() -> dict[str, list[str]]:

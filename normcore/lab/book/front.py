@@ -79,12 +79,7 @@ def _small_batches(compared: Comparison) -> str:
     known = [norm for norm in battery.norms if norm in NORMS and norm != REFERENCE]
     rows = standings(compared.measured, battery, known, [REFERENCE])
     rows = rows[rows["workload"].isin(sizes)].assign(batch_size=rows["workload"].map(sizes), mean=rows["difference"])
-    figure = draw_intervals(rows, x="batch_size", by="norm", width=6.4,
-                            label=f"test accuracy minus {look.label(REFERENCE)}'s")  # fmt: skip
-    figure.seen = [_apart(rows)]
-    axes, least = figure.axes[0], studied[0].least
-    axes.axhspan(-least, least, color="#808080", alpha=0.2, linewidth=0)
-    axes.axhline(0, color="#808080", linewidth=0.9)
+    figure = look.wide(lambda width: _draw_apart(rows, studied[0].least, width), 6.4)
     network = {"lenet5": "LeNet-5"}.get(battery.images["model"], battery.images["model"])
     dataset = datasets.find(battery.images["dataset"]).title
     return look.show(
@@ -95,6 +90,17 @@ def _small_batches(compared: Comparison) -> str:
         "normalizer at its own learning rate: test accuracy minus BN's, means with 95 % intervals. In the grey band a "
         f"difference is too small to matter. {compared.note.replace('`', '')}",
     )  # fmt: skip
+
+
+def _draw_apart(rows: pd.DataFrame, least: float, width: float) -> look.Chart:
+    figure = draw_intervals(
+        rows, x="batch_size", by="norm", width=width, label=f"test accuracy minus {look.label(REFERENCE)}'s"
+    )
+    figure.seen = [_apart(rows)]
+    axes = figure.axes[0]
+    axes.axhspan(-least, least, color="#808080", alpha=0.2, linewidth=0)
+    axes.axhline(0, color="#808080", linewidth=0.9)
+    return figure
 
 
 def _apart(rows: pd.DataFrame) -> str:

@@ -127,7 +127,7 @@ def _workload(
         f"(guide-{workload.name})=\n## {workload.title}",
         _item(answers, workload.title, says),
         f"{workload.asks} **{says}**",
-        f"::::{{div}} nc-groups\n{markdown.table(head, rows, 'rlrr')}\n::::",
+        markdown.div("nc-groups", markdown.table(head, rows, "rlrr")),
     ]
     cannot = [label(n) for n in comparison.battery.norms if workload.name in comparison.battery.cannot(n)]
     return "\n\n".join([*blocks, *cannot_stand(cannot), *_advice(answers, statements)])

@@ -20,6 +20,11 @@ def bullets(items: Iterable[str]) -> str:
     return "\n".join(f"- {item}" for item in items)
 
 
+def div(name: str, content: str) -> str:
+    """Content of a class that ``book/_assets/book.css`` gives its look."""
+    return f"::::{{div}} {name}\n{content}\n::::"
+
+
 def raw(markup: str) -> str:
     """HTML as it is."""
     return f"```{{raw}} html\n{markup}\n```"

@@ -22,13 +22,11 @@ from ..runs.store import Run, Store, measured_on
 from ..verdicts.claims import VERDICTS, Judged, judge_all, read
 from ..verdicts.history import history
 from ..verdicts.simulation import report
-from . import explorer, statements
+from . import explorer, markdown, statements
 from .advice import Shown, advice, everywhere, resting
 from .beside import beside
 from .front import cite, documents, front, overview_svg
 from .guide import NORMALIZERS, guide, link, rank
-from .markdown import raw as _raw
-from .markdown import table as _table
 from .speed import speed
 from .statements import badge, badge_classes, body, ledger
 
@@ -151,7 +149,7 @@ def _experiment_status(experiment: Experiment, executed: Path) -> str:
         *_run_facts(runs),
     ]  # fmt: skip
     heading = f"## [{experiment.title}]({experiment.page}.ipynb)"
-    return f"{heading}\n\n{_table(['', f'`{experiment.name}`'], facts)}"
+    return f"{heading}\n\n{markdown.table(['', f'`{experiment.name}`'], facts)}"
 
 
 def _run_facts(runs: Sequence[Run]) -> list[list[str]]:
@@ -193,7 +191,8 @@ def answer(experiment: Experiment, judged: Iterable[Judged], complete: explorer.
         by_verdict = {v: [link(j.id) for j in own if j.verdict == v] for v in VERDICTS}
         said = "; ".join(f"{v}: {', '.join(ids)}" for v, ids in by_verdict.items() if ids)
         rows = [[link(j.id), j.statement, _measured(j), badge(j.verdict)] for j in own]
-        blocks = [f"**{said[0].upper()}{said[1:]}.**", _table(["", "the source says", "we measured", "verdict"], rows)]
+        table = markdown.table(["", "the source says", "we measured", "verdict"], rows)
+        blocks = [f"**{said[0].upper()}{said[1:]}.**", markdown.div("nc-rows", table)]
     explore = f'<a href="../explorer.html#experiment={experiment.name}">Explore its runs</a>'
     return "\n\n".join([*blocks, f"{explore}. [How it was run](#how-{experiment.notebook.stem}): {command}."])
 
@@ -237,9 +236,9 @@ def study(judged: Sequence[Judged], chapter: str) -> str:
     beside = f" Statements of other documents that the same experiments judge: {len(others)}." if others else ""
     return "\n\n".join([
         f"Of its {len(own)} statements: {_said(Counter(j.verdict for j in own))}.{beside}",
-        _table(["", "statement", "verdict", "judged by"], rows),
+        markdown.div("nc-rows", markdown.table(["", "statement", "verdict", "judged by"], rows)),
         "What the experiments show at the moment:",
-        _table(["experiment", "profile", "images", "seeds", "runs"], shown, "lllrr"),
+        markdown.table(["experiment", "profile", "images", "seeds", "runs"], shown, "lllrr"),
     ])  # fmt: skip
 
 
@@ -250,7 +249,7 @@ def catdog_overview() -> str:
     if not compared:
         return "Nothing is measured yet."
     note = f"Profile {profile}, {measured_on(compared)}."
-    return _raw(catdog.overview(catdog.tables(compared)[1], step_costs(), note))
+    return markdown.raw(catdog.overview(catdog.tables(compared)[1], step_costs(), note))
 
 
 def newcomers(judged: Sequence[Judged]) -> str:
@@ -258,7 +257,7 @@ def newcomers(judged: Sequence[Judged]) -> str:
     pages = {name: e.page for name, e in experiments().items()}
     rows = [[link(j.id), j.statement, badge(j.verdict)] for j in judged]
     blocks = [f"Of {len(judged)} statements: {_said(Counter(j.verdict for j in judged))}."]
-    blocks.append(_table(["", "statement", "verdict"], rows))
+    blocks.append(markdown.div("nc-rows", markdown.table(["", "statement", "verdict"], rows)))
     for source, about in read("newcomers")["sources"].items():
         blocks.append(f"### {about['title']}\n\n{about['note'].strip()} {{cite}}`{about['cite']}`")
         blocks += [f"({j.id.lower()})=\n{body(j, pages)}" for j in judged if j.source == source]
@@ -272,7 +271,7 @@ def newcomers_standing(found: compare.Comparison) -> str:
     rivals = [norm for norm in found.battery.norms if norm in NORMS]
     new = [norm for norm in found.battery.norms if norm not in NORMS]
     beside = compare.standings(found.scores, found.battery, new, rivals)
-    return f"{found.note}\n\n{_raw(compare.words(beside, found.scores, found.battery, new))}"
+    return f"{found.note}\n\n{markdown.raw(compare.words(beside, found.scores, found.battery, new))}"
 
 
 def _sections(chapter: str) -> set[str]:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from ...factory import make_norm
 from ...testing import dependences, examine
-from ..figures.look import Html, csv_link, label, panel, show, styles, tabulate
+from ..figures.look import Chart, Html, csv_link, label, panel, show, styles, tabulate, wide
 from ..stats import spread
 from .battery import LONG, Battery, Workload
 from .cost import step_times
@@ -77,17 +77,21 @@ def draw_standings(table: pd.DataFrame, battery: Battery, norms: Iterable[str], 
     return Html("".join(parts))
 
 
-def draw_profile(ratios: pd.DataFrame) -> Figure:
+def draw_profile(ratios: pd.DataFrame) -> Chart:
     """A panel with a line a normalizer: the share of workloads in which it is within a factor of the best (Dolan & Moré
     2002). Higher is better; the left end says how often it is the best.
 
     Args:
         ratios: rows of :func:`profile`.
     """
+    return wide(lambda width: _profile(ratios, width), 6.4)
+
+
+def _profile(ratios: pd.DataFrame, width: float) -> Chart:
     looks = styles("norm", ratios["norm"])
     finite = ratios["ratio"][np.isfinite(ratios["ratio"])]
     end = max(1.1, float(finite.max()) * 1.05) if len(finite) else 2.0
-    with panel(6.4, 3.4) as (figure, axes):
+    with panel(width, 3.4) as (figure, axes):
         figure.numbers = ratios
         firsts = ratios[ratios["ratio"] <= 1]["norm"].value_counts()
         if len(firsts):

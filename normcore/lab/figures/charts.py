@@ -13,7 +13,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 
 from ..probes.distributions import BINS, REACH
 from ..stats import intervals
-from .look import AXES, TEXT, Chart, Style, log_scale, panel, style, styles
+from .look import AXES, TEXT, WIDTH, Chart, Style, log_scale, panel, style, styles, wide
 from .words import contrast
 
 
@@ -48,7 +48,7 @@ def draw_measures(
     return figures
 
 
-def draw_intervals(numbers: pd.DataFrame, *, x: str, by: str, label: str, width: float = 4.4) -> Chart:
+def draw_intervals(numbers: pd.DataFrame, *, x: str, by: str, label: str, width: float = WIDTH) -> Chart:
     """A panel of means and intervals against a setting (log), a line for each value of ``by``.
 
     Args:
@@ -85,7 +85,7 @@ def draw_ranking(
     looks = styles(by, numbers[by])
     open_ = table.get(f"{metric}_open", pd.Series(False, table.index))
     bounds = set(table.loc[open_, by])
-    with panel(4.4, 0.9 + 0.27 * len(numbers)) as (figure, axes):
+    with panel(WIDTH, 0.9 + 0.27 * len(numbers)) as (figure, axes):
         figure.numbers = numbers
         if not bounds & {*numbers[by].iloc[:1], *numbers[by].iloc[-1:]}:  # between bounds nothing is known
             figure.seen = contrast(table, metric, by, looks, what=label, of=title)
@@ -116,7 +116,7 @@ def draw_pairs(
     names = list(dict.fromkeys(numbers[by]))[::-1]
     looks = styles(by, names)
     markers = {"True": Style("the filled marker", "", ""), "False": Style("the open one", "", "")}
-    with panel(4.4, 0.9 + 0.33 * len(names)) as (figure, axes):
+    with panel(WIDTH, 0.9 + 0.33 * len(names)) as (figure, axes):
         figure.numbers = numbers
         figure.seen = [
             one
@@ -148,18 +148,23 @@ def draw_pairs(
 
 def draw_heat(
     table: pd.DataFrame, metric: str, label: str, *, x: str = "lr", by: str = "variant", top: float | None = None
-) -> Figure:
+) -> Chart:
     """A panel with a row a variant and a column a setting: the mean over seeds as a colour and a number; a cross where
     any run diverged.
 
     Args:
         top: where the colours end; numbers above it have the last.
     """
+    return wide(lambda width: _heat(table, metric, label, x, by, top, width), 7.6)
+
+
+def _heat(table: pd.DataFrame, metric: str, label: str, x: str, by: str, top: float | None, width: float) -> Chart:
     order = list(dict.fromkeys(table[by]))
     diverged = (table["status"] != "finished").groupby([table[by], table[x]]).any().unstack(fill_value=False).loc[order]
     means = table.groupby([by, x])[metric].mean().unstack().loc[order].mask(diverged)
     looks = styles(by, order)
-    with panel(7.6, 1.1 + 0.3 * len(order)) as (figure, axes):
+    scale = {"label": label, "pad": 0.015, "extend": "max" if top else "neither"}
+    with panel(width, 1.1 + 0.3 * len(order)) as (figure, axes):
         figure.numbers = means.melt(var_name=x, value_name=metric, ignore_index=False).reset_index()
         known = figure.numbers.dropna()
         if len(known):
@@ -170,7 +175,7 @@ def draw_heat(
         axes.grid(visible=False)
         sns.heatmap(
             means, ax=axes, cmap="viridis_r", vmax=top, linewidths=0.5, annot=True, fmt=".2f", annot_kws={"size": 10},
-            cbar_kws={"label": label, "pad": 0.015, "extend": "max" if top else "neither"},
+            cbar=width > WIDTH, cbar_kws=scale,
         )  # fmt: skip
         for row, column in np.argwhere(diverged.to_numpy()):
             axes.text(column + 0.5, row + 0.5, "×", ha="center", va="center", color=TEXT)
@@ -219,10 +224,14 @@ _CUT = 1.0  # where a density is cut off, so that no row hides the others
 
 def draw_plane(
     table: pd.DataFrame, x: str, y: str, *, xlabel: str, ylabel: str, by: str = "variant", logx: bool = False
-) -> Figure:
+) -> Chart:
     """A panel with a point a variant: its means in two measures, with both intervals and its name beside it."""
+    return wide(lambda width: _plane(table, x, y, xlabel, ylabel, by, logx, width), 7.6)
+
+
+def _plane(table: pd.DataFrame, x: str, y: str, xlabel: str, ylabel: str, by: str, logx: bool, width: float) -> Chart:
     looks = styles(by, table[by])
-    with panel(7.6, 4.8) as (figure, axes):
+    with panel(width, 4.8) as (figure, axes):
         points: dict[str, tuple[float, float]] = {}
         across, up = (intervals(table.dropna(subset=[x, y]), [by], metric) for metric in (x, y))
         figure.numbers = across.merge(up, on=by, suffixes=(f" of {x}", f" of {y}"))

@@ -9,7 +9,7 @@ import functools
 import html
 import itertools
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -136,7 +136,7 @@ _RC: Any = {
     "text.color": TEXT, "axes.labelcolor": TEXT, "axes.edgecolor": TEXT, "xtick.color": TEXT,
     "ytick.color": TEXT, "axes.titlecolor": TEXT, "grid.color": TEXT, "grid.alpha": 0.15, "grid.linewidth": 0.6,
     "axes.linewidth": 0.7, "lines.linewidth": 1.7, "lines.markersize": 4.5, "legend.frameon": False,
-    "svg.fonttype": "none", "svg.hashsalt": "normcore", "figure.constrained_layout.use": True,
+    "svg.fonttype": "none", "figure.constrained_layout.use": True,
 }  # fmt: skip
 
 
@@ -146,14 +146,26 @@ class Chart(Figure):
     Attributes:
         numbers: as they were computed before they were drawn; without, they are read off the panel.
         seen: what is to be seen in it.
+        narrow: the same for a phone, where it is wider than a panel is there (see :func:`wide`).
     """
 
     numbers: pd.DataFrame | None = None
     seen: Sequence[Contrast | str] = ()
+    narrow: "Chart | None" = None
+
+
+WIDTH = 4.4  # of a panel, in inches
+
+
+def wide(draw: Callable[[float], Chart], width: float) -> Chart:
+    """A panel as wide as the page, and beside it the same as narrow as a phone."""
+    chart = draw(width)
+    chart.narrow = draw(WIDTH)
+    return chart
 
 
 @contextmanager
-def panel(width: float = 4.4, height: float = 3.0) -> Iterator[tuple[Chart, Axes]]:
+def panel(width: float = WIDTH, height: float = 3.0) -> Iterator[tuple[Chart, Axes]]:
     """One panel in the book's style; panels stand beside each other where there is room (inches)."""
     with sns.axes_style("ticks"), mpl.rc_context(_RC):
         figure = Chart(figsize=(width, height))
@@ -163,10 +175,10 @@ def panel(width: float = 4.4, height: float = 3.0) -> Iterator[tuple[Chart, Axes
         sns.despine(ax=axes)
 
 
-def svg(figure: Figure, background: str | None = None) -> str:
+def svg(figure: Figure, background: str | None = None, salt: str = "normcore") -> str:
     """The figure as an SVG element that takes its text colour from the page; with a ``background`` the text is dark
-    instead, for a file that stands alone."""
-    with mpl.rc_context(_RC):
+    instead, for a file that stands alone. Drawings of one figure have another ``salt``, and so no id in common."""
+    with mpl.rc_context({**_RC, "svg.hashsalt": salt}):
         return as_svg(figure, TEXT, background)
 
 
@@ -213,12 +225,21 @@ def same_y(panels: Sequence[Figure]) -> None:
 
 def beside(panels: Sequence[Figure], alt: str) -> str:
     """The panels side by side where there is room, as markup."""
-    wide = [panel.get_figwidth() > 6 for panel in panels]
-    kinds = ("nc-panel nc-wide" if one else "nc-panel" for one in wide)
-    drawn = "".join(f'<div class="{kind}">{svg(panel)}</div>' for kind, panel in zip(kinds, panels, strict=True))
+    drawn = "".join(map(_drawn, panels))
     description = html.escape(" ".join([alt, *seen_in(panels)]))
-    scrolls = ' tabindex="0"' if any(wide) else ""  # on a phone, by keyboard, too
+    scrolls = ' tabindex="0"' if any(map(_is_wide, panels)) else ""  # where it is the wide one, by keyboard, too
     return f'<div class="nc-panels" role="img"{scrolls} aria-label="{description}">{drawn}</div>'
+
+
+def _drawn(panel: Figure) -> str:
+    kind = "nc-panel nc-wide" if _is_wide(panel) else "nc-panel"
+    narrow = panel.narrow if isinstance(panel, Chart) else None
+    on_phones = f'<div class="nc-panel nc-narrow">{svg(narrow, salt="narrow")}</div>' if narrow else ""
+    return f'<div class="{kind}">{svg(panel)}</div>{on_phones}'
+
+
+def _is_wide(panel: Figure) -> bool:
+    return bool(panel.get_figwidth() > 6)
 
 
 def seen_in(panels: Sequence[Figure]) -> list[str]:

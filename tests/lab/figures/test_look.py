@@ -140,3 +140,18 @@ def test_a_picture_without_numbers_offers_none() -> None:
     with look.panel() as (figure, _):
         pass
     assert "csv" not in look.show(figure, alt="Nothing.", caption="Empty.")
+
+
+def test_a_wide_panel_has_a_narrow_twin_for_phones() -> None:
+    def draw(width: float) -> look.Chart:
+        with look.panel(width) as (figure, axes):
+            axes.plot([1, 2, 3], [1, 2, 3], "o-")
+        return figure
+
+    text = look.show(look.wide(draw, 7.6), alt="A line.", caption="A line.")
+    twins = re.findall(r'<div class="nc-panel (nc-wide|nc-narrow)"><svg viewBox="0 0 ([\d.]+)', text)
+    assert [(kind, float(width)) for kind, width in twins] == [("nc-wide", 547.2), ("nc-narrow", 316.8)]
+    ids = re.findall(r' id="([^"]+)"', text)
+    assert ids
+    assert len(set(ids)) == len(ids)  # what one of them refers to is not in the hidden one
+    assert text.count("The numbers as CSV") == 1
