@@ -12,6 +12,7 @@ from urllib.parse import urlencode
 
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from .. import paths
 from ..figures import look
@@ -207,6 +208,7 @@ def _effect(leaf: Part) -> Figure:
             )
             axes.set_xlim(left, right)
         axes.set_yticks([])
+        axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.grid(visible=True, axis="x")
         axes.set_title("\n".join(textwrap.wrap(leaf.says, 46)), fontsize=10.5)
         axes.set_xlabel("\n".join(textwrap.wrap(leaf.measured, 48)), fontsize=10.5)
