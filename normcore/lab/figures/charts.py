@@ -102,7 +102,7 @@ def draw_ranking(
         if logx and drawn.min() > 0 and drawn.max() > 10 * drawn.min():
             _log_across(axes, (1,) if drawn.max() > 100 * drawn.min() else (1, 2, 5))
         else:
-            axes.xaxis.set_major_locator(MaxNLocator(5))
+            axes.xaxis.set_major_locator(MaxNLocator(4))
         axes.grid(visible=True, axis="x")
     return figure
 
@@ -163,6 +163,7 @@ def _heat(table: pd.DataFrame, metric: str, label: str, x: str, by: str, top: fl
     diverged = (table["status"] != "finished").groupby([table[by], table[x]]).any().unstack(fill_value=False).loc[order]
     means = table.groupby([by, x])[metric].mean().unstack().loc[order].mask(diverged)
     looks = styles(by, order)
+    short = "{:.2f}".format if width > WIDTH else _three
     scale = {"label": label, "pad": 0.015, "extend": "max" if top else "neither"}
     with panel(width, 1.1 + 0.3 * len(order)) as (figure, axes):
         figure.numbers = means.melt(var_name=x, value_name=metric, ignore_index=False).reset_index()
@@ -174,16 +175,23 @@ def _heat(table: pd.DataFrame, metric: str, label: str, x: str, by: str, top: fl
                            f"{AXES.get(x, x)} {least[x]:g}; {crosses}."]  # fmt: skip
         axes.grid(visible=False)
         sns.heatmap(
-            means, ax=axes, cmap="viridis_r", vmax=top, linewidths=0.5, annot=True, fmt=".2f", annot_kws={"size": 10},
-            cbar=width > WIDTH, cbar_kws=scale,
+            means, ax=axes, cmap="viridis_r", vmax=top, linewidths=0.5, annot=means.map(short), fmt="",
+            annot_kws={"size": 10}, cbar=width > WIDTH, cbar_kws=scale,
         )  # fmt: skip
         for row, column in np.argwhere(diverged.to_numpy()):
             axes.text(column + 0.5, row + 0.5, "×", ha="center", va="center", color=TEXT)
-        axes.set_xticks([i + 0.5 for i in range(means.shape[1])], [f"{v:g}" for v in means.columns], rotation=0)
+        ticks = [f"{v:g}" if width > WIDTH else f"{v:g}".removeprefix("0") for v in means.columns]
+        axes.set_xticks([i + 0.5 for i in range(means.shape[1])], ticks, rotation=0)
         axes.set_yticks([i + 0.5 for i in range(len(order))], [looks[str(n)].label for n in order], rotation=0)
         axes.tick_params(length=0)
         axes.set(xlabel=AXES.get(x, x), ylabel="")
     return figure
+
+
+def _three(value: float) -> str:
+    """In three characters, for a narrow cell."""
+    digits = 2 if value < 0.995 else 1 if value < 9.95 else 0
+    return f"{value:.{digits}f}".removeprefix("0")
 
 
 def draw_ridges(frame: pd.DataFrame, *, title: str = "", by: str = "variant") -> Figure:
