@@ -201,7 +201,7 @@ def _measured(judged: Judged) -> str:
     """The first part of a statement that was measured, and by which profile."""
     leaf = judged.first_measured
     if leaf is None:
-        return judged.reason
+        return f'<span class="nc-unmeasured">{judged.reason}</span>'
     return f"{leaf.found} (`{judged.profile}`, seeds: {leaf.seeds})" if leaf.seeds else leaf.found
 
 

@@ -133,7 +133,7 @@ def _history(judged: Judged, before: Sequence[Change]) -> str:
     rows = [[c.date, badge(c.verdict), html.escape(c.why) + (f" (`{c.commit}`)" if c.commit else "")] for c in before]
     if not before or before[-1].verdict != judged.verdict:
         rows.append(["now", badge(judged.verdict), "with the results that this book is built from"])
-    return f"::::{{div}} nc-history\n{markdown.table(['since', 'verdict', 'what changed it'], rows)}\n::::"
+    return markdown.div("nc-history", markdown.table(["since", "verdict", "what changed it"], rows))
 
 
 def body(judged: Judged, pages: Mapping[str, str], root: str = ".") -> str:

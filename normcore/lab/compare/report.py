@@ -110,7 +110,7 @@ def _profile(ratios: pd.DataFrame, width: float) -> Chart:
         axes.set(
             xscale="log", xlabel="factor of the best", ylabel="share of workloads", ylim=(-0.03, 1.03), xlim=(1, end)
         )
-        ticks = [t for t in (1, 1.1, 1.2, 1.5, 2, 3, 5, 10, 20, 50, 100) if t <= end]
+        ticks = [t for t in (1, 1.2, 1.5, 2, 3, 5, 10, 20, 50, 100) if t <= end]
         axes.set_xticks(ticks, [f"{t:g}" for t in ticks])
         axes.xaxis.minorticks_off()
     return figure

@@ -263,7 +263,7 @@ def _plane(table: pd.DataFrame, x: str, y: str, xlabel: str, ylabel: str, by: st
 def _log_across(axes: Axes, at: Sequence[float]) -> None:
     """A logarithmic horizontal axis with plain numbers, at these multiples of the powers of ten."""
     axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=at))
+    axes.xaxis.set_major_locator(LogLocator(subs=at, numticks=6))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_minor_locator(NullLocator())
 
