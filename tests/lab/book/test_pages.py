@@ -46,7 +46,7 @@ def test_the_answer_of_an_experiment_has_its_statements_with_what_was_measured()
     text = pages.answer(experiments()["catdog-lr"], judged, experiments()["catdog-lr"].complete())
     assert text.startswith("**Supported: [S0-01](#s0-01); not measured yet: [S0-02](#s0-02).**")
     assert "| It is. | loss, BN minus LN: -0.2000 [-0.3000, -0.1000] (`half`, seeds: 5) | {bdg-success}" in text
-    assert "| It is not. | no runs |" in text
+    assert '| It is not. | <span class="nc-unmeasured">no runs</span> |' in text
     assert "Elsewhere" not in text
     assert text.endswith("[How it was run](#how-catdog_lr): `normcore run catdog-lr --profile half`.")
 
