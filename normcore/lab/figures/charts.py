@@ -316,7 +316,7 @@ def draw_settings(table: pd.DataFrame, *, x: str, y: str, title: str, by: str = 
         if len(numbers):
             top = dict(numbers.iloc[int(numbers[y].argmax())])
             figure.seen = [f"The highest mean of {title}, {top[y]:.3f}, is {style(str(top[by])).label}'s at "
-                           f"{x} {top[x]:g}, batch {top['batch_size']:g}."]  # fmt: skip
+                           f"{AXES.get(x, x)} {top[x]:g}, batch {top['batch_size']:g}."]  # fmt: skip
         for (name, size), line in numbers.groupby([by, "batch_size"], sort=False):
             look, smallest = style(str(name)), size == table["batch_size"].min()
             means = line.sort_values(x)
@@ -325,7 +325,7 @@ def draw_settings(table: pd.DataFrame, *, x: str, y: str, title: str, by: str = 
                 markerfacecolor=look.color if smallest else "none", markersize=6, linewidth=1,
                 label=f"{look.label}, batch {size}",
             )  # fmt: skip
-        axes.set(xscale="log", xlabel=x, ylabel=y.replace("_", " "), title=title)
+        axes.set(xscale="log", xlabel=AXES.get(x, x), ylabel=y.replace("_", " "), title=title)
         axes.set_xticks(sorted(table[x].unique()), [f"{v:g}" for v in sorted(table[x].unique())])
         axes.xaxis.minorticks_off()
         axes.legend()
