@@ -72,9 +72,9 @@ def tracked() -> list[str]:
 
 
 def contents(clone: Path) -> dict[str, bytes]:
-    """The results, the registry and the notebooks, file by file; Python keeps its bytecode beside layers in files."""
-    found = {path.relative_to(clone): path for folder in ("data", "notebooks") for path in (clone / folder).rglob("*")}
-    return {str(at): p.read_bytes() for at, p in found.items() if p.is_file() and "__pycache__" not in at.parts}
+    """The results, the registry and the notebooks, file by file."""
+    files = [path for folder in ("data", "notebooks") for path in (clone / folder).rglob("*") if path.is_file()]
+    return {str(path.relative_to(clone)): path.read_bytes() for path in files}
 
 
 @pytest.fixture(scope="module")
