@@ -71,10 +71,12 @@ def moments(x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return kernels.moments(kernels.dense(x))
     if x.numel() == 0:  # var_mean warns of it
         return x.sum(spatial), x.sum(spatial)
-    # Inductor cannot derive var_mean of changing sizes, and makes one kernel of these
+    # Inductor cannot derive var_mean of changing sizes, and makes one kernel of these. For any constant k the variance is
+    # E[(x - k)^2] - (mu - k)^2: with mu for k the derivative, too, has no sum over x - mu, which is zero.
     if torch.compiler.is_compiling():
         mean = x.mean(spatial)
-        return mean, (x - over(mean, x)).square().mean(spatial)
+        k = mean.detach()
+        return mean, (x - over(k, x)).square().mean(spatial) - (mean - k).square()
     var, mean = torch.var_mean(x, dim=spatial, correction=0)
     return mean, var
 

@@ -97,6 +97,19 @@ def test_moments_pass_gradients(shape: tuple[int, ...]) -> None:
     assert torch.autograd.gradcheck(lambda x: moments(x, mask), x)
 
 
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_moments_as_a_compiler_sees_them_have_both_derivatives(
+    shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = (torch.randn(shape, dtype=torch.float64) + 1e3).requires_grad_()
+    seen = moments(x)
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    for ours, expected in zip(moments(x), seen, strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-12, atol=1e-12)
+    assert torch.autograd.gradcheck(moments, x)
+    assert torch.autograd.gradgradcheck(moments, x)
+
+
 # --- pool --------------------------------------------------------------------------------------------------
 
 
