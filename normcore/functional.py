@@ -71,8 +71,8 @@ def moments(x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return kernels.moments(kernels.dense(x))
     if x.numel() == 0:  # var_mean warns of it
         return x.sum(spatial), x.sum(spatial)
-    # Inductor cannot derive var_mean of changing sizes, and makes one kernel of these. For any constant k the variance is
-    # E[(x - k)^2] - (mu - k)^2: with mu for k the derivative, too, has no sum over x - mu, which is zero.
+    # Inductor cannot derive var_mean of changing sizes, and makes one kernel of these. The variance is, for any
+    # constant k, E[(x - k)^2] - (mu - k)^2: with mu for k the derivative, too, has no sum over x - mu, which is zero.
     if torch.compiler.is_compiling():
         mean = x.mean(spatial)
         k = mean.detach()
