@@ -27,6 +27,7 @@ from .advice import Shown, advice, everywhere, resting
 from .beside import beside
 from .front import cite, documents, front, overview_svg
 from .guide import NORMALIZERS, guide, link, rank
+from .reading import STATEMENTS
 from .speed import speed
 from .statements import badge, badge_classes, body, ledger
 
@@ -181,18 +182,18 @@ def _run_facts(runs: Sequence[Run]) -> list[list[str]]:
 
 
 def answer(experiment: Experiment, judged: Iterable[Judged], complete: explorer.Profiles) -> str:
-    """What an experiment says of its statements: in a sentence, then each with what was measured of it; and the command
-    that runs it."""
+    """What an experiment says of its statements: in a sentence, then, behind a comment, each with what was measured of
+    it; and the command that runs it."""
     own = [j for j in judged if j.experiment == experiment.name]
     profile = complete[0][0] if complete else "smoke"
     command = f"`normcore run {experiment.name} --profile {profile}`"
-    blocks = []
+    blocks = [STATEMENTS]
     if own:
         by_verdict = {v: [link(j.id) for j in own if j.verdict == v] for v in VERDICTS}
         said = "; ".join(f"{v}: {', '.join(ids)}" for v, ids in by_verdict.items() if ids)
         rows = [[link(j.id), j.statement, _measured(j), badge(j.verdict)] for j in own]
         table = markdown.table(["", "the source says", "we measured", "verdict"], rows)
-        blocks = [f"**{said[0].upper()}{said[1:]}.**", markdown.div("nc-rows", table)]
+        blocks = [f"**{said[0].upper()}{said[1:]}.**", STATEMENTS, "## The statements", markdown.div("nc-rows", table)]
     explore = f'<a href="../explorer.html#experiment={experiment.name}">Explore its runs</a>'
     return "\n\n".join([*blocks, f"{explore}. [How it was run](#how-{experiment.notebook.stem}): {command}."])
 

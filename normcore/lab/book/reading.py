@@ -1,9 +1,9 @@
 """Sphinx, taught to show an experiment in a reader's order.
 
 A notebook goes the way that it runs: protocol, parameters, runs, figures, verdicts. Its page begins with the question,
-the answer (``_generated/answer_NAME.md``, :func:`normcore.lab.book.pages.answer`) and the figure that is tagged
-``answer``, and ends with how it was run, the code folded. Where another profile is published too, whose notebook is
-``runs/PROFILE/NAME.ipynb``, its figure is folded behind the answer's.
+the answer (``_generated/answer_NAME.md``, :func:`normcore.lab.book.pages.answer`), the figure that is tagged
+``answer`` and the statements, and ends with how it was run, the code folded. Where another profile is published too,
+whose notebook is ``runs/PROFILE/NAME.ipynb``, its figure is folded behind the answer's.
 """
 
 import html
@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 Cell = dict[str, Any]
+
+STATEMENTS = "% statements"  # the comment between a page's answer and the statements that it is made of
 
 
 def setup(app: Any) -> dict[str, Any]:
@@ -50,9 +52,15 @@ def reordered(cells: list[Cell], name: str, others: Mapping[str, list[Cell]] | N
         front += [
             _markdown(f"page-{profile}", _switch(other, name, profile)) for profile, other in (others or {}).items()
         ]
-    answer = _markdown("page-answer", f"```{{include}} ../_generated/answer_{name}.md\n```")
-    ordered = [cells[0], answer, *front, *shown, _markdown("page-how", f"(how-{name})=\n## How it was run"), *how]
+    answer = _included("page-answer", name, "end-before")
+    statements = _included("page-statements", name, "start-after")
+    run = _markdown("page-how", f"(how-{name})=\n## How it was run")
+    ordered = [cells[0], answer, *front, statements, *shown, run, *how]
     return [_folded(cell) for cell in ordered]
+
+
+def _included(key: str, name: str, part: str) -> Cell:
+    return _markdown(key, f"```{{include}} ../_generated/answer_{name}.md\n:{part}: '{STATEMENTS}'\n```")
 
 
 def _first_behind_parameters(cells: list[Cell]) -> int:

@@ -30,10 +30,11 @@ def test_the_answer_comes_first_and_how_it_was_run_last() -> None:
     found = reordered(cells, "trial")
     assert [c["source"] for c in found] == [
         "# Title",
-        "```{include} ../_generated/answer_trial.md\n```",
+        "```{include} ../_generated/answer_trial.md\n:end-before: '% statements'\n```",
         "## The figure",
         "count()",
         "show()",
+        "```{include} ../_generated/answer_trial.md\n:start-after: '% statements'\n```",
         "## A figure",
         "draw()",
         "## Verdicts",
@@ -64,6 +65,6 @@ def test_every_experiment_has_a_figure_that_answers(name: str) -> None:
     (answer,) = [c for c in cells if "answer" in c.metadata.get("tags", [])]
     assert "hide-input" in answer.metadata["tags"]
     found = reordered(cells, "x")
-    assert len(found) == len(cells) + 2
+    assert len(found) == len(cells) + 3
     place = next(i for i, c in enumerate(found) if c["source"] == answer.source)
     assert {c["cell_type"] for c in found[3:place]} <= {"code"}  # nothing to read stands between
