@@ -262,7 +262,9 @@ class _Fused(torch.autograd.Function):
         center, scale, shift = tables[:3]
         dtables = (-scale * total, torch.addcmul(dot, mean - center, total), total)
         dtables = tuple(d.sum_to_size(t.shape) for d, t in zip(dtables, (center, scale, shift), strict=True))
-        mix_backward = ctx.mix_backward or functools.partial(_mix_backward, ctx.mix)
+        mix_backward = ctx.mix_backward
+        if mix_backward is None:  # `or` would ask a method whether it is true, which Dynamo of torch 2.11 cannot
+            mix_backward = functools.partial(_mix_backward, ctx.mix)
         dmean, dvar, *gradients = mix_backward((mean, var, *parameters), tables, dtables)
         dx = None
         if ctx.needs_input_grad[0]:
