@@ -488,6 +488,17 @@ def test_the_figure_that_answers_begins_in_the_first_screen(page: str, site: Pat
 
 
 @pytest.mark.browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_front_page_is_one_screen(scheme: str, site: Path, reader: Reader) -> None:
+    page = reader(scheme=scheme).page
+    page.goto(f"{site.as_uri()}/index.html")
+    parts = page.locator(".nc-bar, .nc-front li, .nc-front .sd-card, .nc-front figure.nc-figure").all()
+    boxes = [box for part in parts if (box := part.bounding_box())]
+    assert len(boxes) == len(parts) == 1 + 4 + 4 + 1
+    assert max(box["y"] + box["height"] for box in boxes) < 900
+
+
+@pytest.mark.browser
 def test_without_a_script_the_numbers_are_there(site: Path, browser: Browser) -> None:
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()

@@ -24,23 +24,22 @@ from ..tasks import datasets
 from ..verdicts.claims import REFUTED, SUPPORTED, VERDICTS, Judged, read
 from ..verdicts.tables import curves
 from .guide import REFERENCE, Ranked, in_short, link
-from .markdown import raw
+from .markdown import bullets, raw
 from .statements import badge_classes
 
 _TOLD = ("batch-2", "lstm")  # the workloads of the comparison that the start page tells of
 
 
 def front(judged: Sequence[Judged], compared: Comparison, ranked: Ranked) -> str:
-    """The start page: the verdicts as one bar, what a reader would tell a colleague, and one figure."""
+    """The start page: the verdicts as one bar, what a reader would tell a colleague, and one figure, with a comment
+    before each, by which ``book/index.md`` puts them in their places."""
     found = [f"**{w.title}.** {in_short(compared.measured, w, ranked[w.name])} "
              f"[More](#guide-{w.name})" for w in compared.battery.workloads if w.name in _TOLD and ranked]  # fmt: skip
     clear = sorted((j for j in judged if not math.isnan(j.p)), key=lambda j: j.p)
     for verdict in (SUPPORTED, REFUTED):
         found += [_most_clearly(one) for one in [j for j in clear if j.verdict == verdict][:1]]
-    blocks = [_bar(judged), _rest(judged), "\n".join(f"- {line}" for line in found)]
-    if ranked:
-        blocks.append(raw(_small_batches(compared)))
-    return "\n\n".join(filter(None, blocks))
+    figure = raw(_small_batches(compared)) if ranked else ""
+    return "\n\n".join([_bar(judged), _rest(judged), "% findings", bullets(found), "% figure", figure])
 
 
 def _bar(judged: Sequence[Judged]) -> str:
@@ -79,7 +78,7 @@ def _small_batches(compared: Comparison) -> str:
     known = [norm for norm in battery.norms if norm in NORMS and norm != REFERENCE]
     rows = standings(compared.measured, battery, known, [REFERENCE])
     rows = rows[rows["workload"].isin(sizes)].assign(batch_size=rows["workload"].map(sizes), mean=rows["difference"])
-    figure = look.wide(lambda width: _draw_apart(rows, studied[0].least, width), 6.4)
+    figure = _draw_apart(rows, studied[0].least)
     network = {"lenet5": "LeNet-5"}.get(battery.images["model"], battery.images["model"])
     dataset = datasets.find(battery.images["dataset"]).title
     return look.show(
@@ -92,10 +91,9 @@ def _small_batches(compared: Comparison) -> str:
     )  # fmt: skip
 
 
-def _draw_apart(rows: pd.DataFrame, least: float, width: float) -> look.Chart:
-    figure = draw_intervals(
-        rows, x="batch_size", by="norm", width=width, label=f"test accuracy minus {look.label(REFERENCE)}'s"
-    )
+def _draw_apart(rows: pd.DataFrame, least: float) -> look.Chart:
+    label = f"test accuracy minus {look.label(REFERENCE)}'s"
+    figure = draw_intervals(rows, x="batch_size", by="norm", label=label)
     figure.seen = [_apart(rows)]
     axes = figure.axes[0]
     axes.axhspan(-least, least, color="#808080", alpha=0.2, linewidth=0)

@@ -48,16 +48,15 @@ def draw_measures(
     return figures
 
 
-def draw_intervals(numbers: pd.DataFrame, *, x: str, by: str, label: str, width: float = WIDTH) -> Chart:
+def draw_intervals(numbers: pd.DataFrame, *, x: str, by: str, label: str) -> Chart:
     """A panel of means and intervals against a setting (log), a line for each value of ``by``.
 
     Args:
         numbers: ``by``, ``x``, ``mean``, ``low``, ``high``.
         label: what stands at the vertical axis.
-        width: of the panel, in inches.
     """
     looks, ticks = styles(by, numbers[by]), sorted(numbers[x].unique())
-    with panel(width) as (figure, axes):
+    with panel() as (figure, axes):
         figure.numbers = numbers
         for i, (name, rows) in enumerate(numbers.groupby(by, sort=False)):
             style, line = looks[str(name)], rows.sort_values(x)
