@@ -3,8 +3,8 @@ has no name for a screen reader or cannot be reached by keyboard gets one and ca
 
 Of the theme's icons (1.5 MB of script, 1 MB of fonts) those that the pages show stay, by a small script of the same
 name, and of its styles (0.5 MB) those of classes and variables that something names; the numbers of figures are files
-beside the pages; the index of the search is loaded by the page of the search alone, MathJax by pages with a formula;
-maps of minified scripts go.
+beside the pages; the index of the search is loaded by the page of the search alone, MathJax by pages with a formula,
+what moves tabs by pages with tabs; maps of minified scripts go.
 """
 
 import base64
@@ -26,6 +26,7 @@ _SEARCH = re.compile(r'\s*<script src="[^"]*(?:searchtools|language_data|searchi
 _MATHJAX = re.compile(
     r"\s*<script[^>]*>window\.MathJax = .*?</script>|\s*<script[^>]*mathjax/tex-chtml\.js[^>]*></script>"
 )
+_TABS = re.compile(r"\s*<script[^>]*design-tabs\.js[^>]*></script>")
 _FONTS = re.compile(r'\s*<link rel="preload"[^>]*webfonts/[^>]*>')
 _ICON_RULES = re.compile(r'@font-face\{[^}]*Font Awesome[^}]*\}|\.fa-[a-z0-9-]+\{--fa:"[^}]*\}')
 _CSV = re.compile(r'href="data:text/csv;base64,([^"]*)"')
@@ -81,8 +82,15 @@ def finish(site: Path) -> None:
     for page in site.rglob("*.html"):
         text = page.read_text(encoding="utf-8")
         names |= {name for found in _CLASS.findall(text) for name in re.findall(r"\bfa-([a-z0-9-]+)", found)}
-        needed = _FONTS.sub("", text if page.name == "search.html" else _SEARCH.sub("", text))
-        finished = _numbered(_reachable(needed if 'class="math' in needed else _MATHJAX.sub("", needed)))
+        needed = _FONTS.sub("", text)
+        asked_for = (
+            (_SEARCH, page.name == "search.html"),
+            (_MATHJAX, 'class="math' in text),
+            (_TABS, "sd-tab-set" in text),
+        )
+        for scripts, wanted in asked_for:
+            needed = needed if wanted else scripts.sub("", needed)
+        finished = _numbered(_reachable(needed))
         finished = _with_numbers_beside(finished, page, site / "_static" / "csv")
         words |= set(re.findall(r"[\w-]+", finished))
         if finished != text:

@@ -65,6 +65,17 @@ def test_figures_have_a_number_that_is_their_address(tmp_path: Path) -> None:
         assert '<figcaption><a class="nc-number" href="#figure-2">Figure 2</a> A line.' in page.read_text()
 
 
+def test_what_moves_tabs_is_loaded_by_pages_with_tabs(tmp_path: Path) -> None:
+    script = (
+        '<script data-sd-tabs-storage-prefix="sphinx-design-tab-id-" src="_static/design-tabs.js?v=fcb327ea"></script>'
+    )
+    for name, text in {"plain": "", "tabs": '<div class="sd-tab-set">'}.items():
+        (tmp_path / f"{name}.html").write_text(script + text)
+    finish(tmp_path)
+    assert (tmp_path / "plain.html").read_text() == ""
+    assert (tmp_path / "tabs.html").read_text() == script + '<div class="sd-tab-set">'
+
+
 def test_mathjax_is_loaded_by_pages_with_a_formula_and_no_font_of_icons_is(tmp_path: Path) -> None:
     head = (
         '<script>window.MathJax = {"options": {}}</script>\n'
