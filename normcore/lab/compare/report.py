@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ...factory import make_norm
+from ...factory import NORMS, make_norm
 from ...testing import dependences, examine
 from ..figures.look import Chart, Html, csv_link, label, panel, show, styles, tabulate, wide
 from ..stats import spread
@@ -77,9 +77,12 @@ def draw_standings(table: pd.DataFrame, battery: Battery, norms: Iterable[str], 
     return Html("".join(parts))
 
 
+STRONG = 7  # lines of a figure at full strength, as in book/_assets/curves.js
+
+
 def draw_profile(ratios: pd.DataFrame) -> Chart:
     """A panel with a line a normalizer: the share of workloads in which it is within a factor of the best (Dolan & Moré
-    2002). Higher is better; the left end says how often it is the best.
+    2002). Higher is better; the left end says how often it is the best. Where there are many, the known ones are faint.
 
     Args:
         ratios: rows of :func:`profile`.
@@ -103,10 +106,11 @@ def _profile(ratios: pd.DataFrame, width: float) -> Chart:
             at = np.sort(own["ratio"].to_numpy())
             at = at[np.isfinite(at)]
             shares = np.arange(1, len(at) + 1) / len(own)
-            look = looks[str(name)]
+            look, known = looks[str(name)], str(name) in NORMS
+            behind: dict[str, Any] = {"alpha": 0.45, "linewidth": 1.0} if known and len(looks) > STRONG else {}
             axes.plot([1, *at, end], [float((at <= 1).sum()) / len(own), *shares, len(at) / len(own)], color=look.color,
                       linestyle=look.dash, marker=look.marker, drawstyle="steps-post", markevery=[1] if len(at) else [],
-                      label=look.label)  # fmt: skip
+                      label=look.label, **behind)  # fmt: skip
         axes.set(
             xscale="log", xlabel="factor of the best", ylabel="share of workloads", ylim=(-0.03, 1.03), xlim=(1, end)
         )

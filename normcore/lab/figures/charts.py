@@ -1,6 +1,7 @@
 """Figures of measures: against a setting, in order, and one against another."""
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -250,7 +251,7 @@ def _plane(table: pd.DataFrame, x: str, y: str, xlabel: str, ylabel: str, by: st
             points[style.label] = point
             axes.errorbar(*point, xerr=_error(h), yerr=_error(v), color=style.color, marker=style.marker,
                           markersize=7.5, markeredgewidth=0, elinewidth=1)  # fmt: skip
-        axes.set(xlabel=xlabel, ylabel=ylabel)
+        axes.set(xlabel="\n".join(textwrap.wrap(xlabel, 48 if width == WIDTH else 90)), ylabel=ylabel)
         axes.grid(visible=True)
         axes.margins(x=0.12)
         if logx:
