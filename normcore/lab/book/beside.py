@@ -138,4 +138,4 @@ def _part(name: str, comparison: Comparison, stands: str) -> str:
         f"[{label(name)}](/normalizers/{name}.ipynb)", formula[0] if formula else "",
         markdown.raw(draw_axes(name)), markdown.raw(describe(name)), stands, *cannot_stand(cannot),
     ]  # fmt: skip
-    return f"::::{{div}} nc-norm nc-norm-{name}\n" + "\n\n".join(filter(None, blocks)) + "\n::::"
+    return markdown.div(f"nc-norm nc-norm-{name}", "\n\n".join(filter(None, blocks)))

@@ -95,8 +95,7 @@ def _overview(comparison: Comparison, ranked: Ranked, shown: Sequence[Workload])
         cannot = comparison.battery.cannot(norm)
         rows.append([label(norm), *(_place(ranked[w.name], norm, w.name in cannot) for w in shown)])
     head = ["", *(f"[{w.title}](#guide-{w.name})" for w in shown)]
-    table = markdown.table(head, rows, "l" + "r" * len(shown))
-    return f"::::{{div}} nc-dense\n{table}\n::::"
+    return markdown.div("nc-dense", markdown.table(head, rows, "l" + "r" * len(shown)))
 
 
 def place_of(ranked: Sequence[Sequence[str]], norm: str) -> int | None:

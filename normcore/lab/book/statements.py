@@ -149,7 +149,7 @@ def body(judged: Judged, pages: Mapping[str, str], root: str = ".") -> str:
         lines.append(f"Adjusted p of the statement {judged.p:.2g}, over all statements tested {judged.q:.2g}.")
     if text := " ".join(filter(None, _tail(judged, pages, root))):
         lines.append(text)
-    return "::::{div} nc-claim\n" + "\n\n".join(lines) + "\n::::"
+    return markdown.div("nc-claim", "\n\n".join(lines))
 
 
 def _tail(judged: Judged, pages: Mapping[str, str], root: str) -> list[str]:
