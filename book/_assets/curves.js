@@ -112,11 +112,12 @@
         const ends = low === null ? [] : [" ", element("small", {}, `[${number(low)}, ${number(high)}]${range}`)];
         const from = beside?.found[i].mean ?? null;
         const apart = mean === null || from === null ? "" : `${mean > from ? "+" : ""}${number(mean - from)}`;
-        return [element("td", {}, number(mean), ...ends), ...(compared ? [element("td", {}, apart)] : [])];
+        const named = { "data-of": panels[i] };
+        return [element("td", named, number(mean), ...ends), ...(compared ? [element("td", { "data-of": "minus BN" }, apart)] : [])];
       });
       const seeds = (line.seeds === 1 ? "one run" : String(line.seeds)) + (line.diverged ? `, ${line.diverged} diverged` : "");
       return element("tr", { "data-line": line.name }, element("td", {}, box), element("th", { scope: "row" }, line.swatch, ` ${line.label ?? line.name}`),
-        ...cells, element("td", {}, seeds), element("td", {}, alone));
+        ...cells, element("td", { "data-of": "seeds" }, seeds), element("td", {}, alone));
     }
 
     slider.addEventListener("input", show);

@@ -224,7 +224,7 @@ def _judge_by(entry: dict[str, Any], candidates: Sequence[tuple[str, Sequence[Ru
     if first.cause != FEW:
         return first
     seeds = "one seed" if _seeds(first) == 1 else f"{_seeds(first)} seeds"
-    few = f"profile {profile} has {seeds} so far, too few for a verdict"
+    few = f"profile {profile} has {seeds} to judge it by, too few for a verdict"
     for smaller, others in candidates[1:]:
         judged = _judge(entry, others, smaller)
         if not judged.parts or judged.cause == SHORT or _seeds(judged) < MIN_SEEDS:

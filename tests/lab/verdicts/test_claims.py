@@ -505,7 +505,7 @@ def test_a_variant_that_is_not_narrowed_down_names_its_entry() -> None:
 def test_too_few_seeds_give_way_to_a_smaller_profile_that_has_enough(first: list[float], has: str) -> None:
     judged = claims._judge_by(entry(), [("half", pair(first)), ("quick", pair(ENOUGH))])
     assert (judged.verdict, judged.profile) == (SUPPORTED, "quick")
-    assert judged.reason == (f"profile half has {has} so far, too few for a verdict; profile quick judges in its place")
+    assert judged.reason == (f"profile half has {has} to judge it by, too few for a verdict; profile quick judges in its place")
     assert judged.parts == claims._judge(entry(), pair(ENOUGH), "quick").parts
 
 
@@ -530,7 +530,7 @@ def test_too_few_seeds_are_shown_where_no_smaller_profile_can_judge(
 ) -> None:
     judged = claims._judge_by(entry(requires={"lr": 0.01}), [("half", pair([-0.2])), *smaller])
     assert (judged.verdict, judged.profile) == (INCONCLUSIVE, "half"), why
-    assert judged.reason == "profile half has one seed so far, too few for a verdict"
+    assert judged.reason == "profile half has one seed to judge it by, too few for a verdict"
     assert judged.parts[0].seeds == 1
 
 
