@@ -1,8 +1,10 @@
 """The command ``normcore``."""
 
 import json
+import logging
 import os
 import shutil
+import signal
 import sys
 import traceback
 import warnings
@@ -22,6 +24,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
                   help="Run the experiments on normalization layers, and read what they measured.")  # fmt: skip
 bench_app = typer.Typer(no_args_is_help=True, help="Measure speed.")
 app.add_typer(bench_app, name="bench")
+INTERRUPTED = 128 + signal.SIGINT
 console = Console() if sys.stdout.isatty() else Console(width=160)
 
 AsJson = Annotated[bool, typer.Option("--json", help="As JSON.")]
@@ -48,8 +51,11 @@ def main() -> None:
         _fail(error, 3)
     except LabError as error:
         _fail(error, 1)
-    except KeyboardInterrupt:
-        _fail(LabError("stopped; what was measured is kept, and the next call goes on"), 130)
+    except SystemExit as leaving:
+        if leaving.code == INTERRUPTED:  # typer makes an exit of its own of a KeyboardInterrupt
+            logging.disable()  # asyncio tells of the notebook's cell that was left, at length
+            _fail(LabError("stopped; what was measured is kept, and the next call goes on"), INTERRUPTED)
+        raise
     except BrokenPipeError:  # the reader of a pipe has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:  # a full disk, a folder that may not be written

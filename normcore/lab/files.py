@@ -1,9 +1,10 @@
 """Files: reading them, and writing them so that nothing half-written is ever left under a final name."""
 
+import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,15 @@ from typing import Any
 import yaml
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml, where PyYAML was built with it: ten times faster
+
+
+DIGEST = "digest"  # the field of a file that has the hash of all others
+
+
+def digest(record: Mapping[str, Any]) -> str:
+    """16 hexadecimal digits of all that a record says but for its digest, by which a change of its file is seen."""
+    said = {name: value for name, value in record.items() if name != DIGEST}
+    return hashlib.sha256(json.dumps(said, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:16]
 
 
 @contextmanager

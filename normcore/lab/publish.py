@@ -10,6 +10,7 @@ from . import paths
 from .errors import UsageError, unknown
 from .files import write_json
 from .provenance import code_of
+from .runs import record
 from .runs.experiments import PROFILES, Experiment
 from .runs.store import Run, Store
 from .runs.study import listed
@@ -45,7 +46,7 @@ class Offer:
         """Put the runs, then the list of them, into a folder of published results."""
         folder = published / self.experiment.name
         for key, run in self.runs.items():
-            write_json(folder / f"{key}.json", run.to_json())
+            record.write(folder / f"{key}.json", run)
         write_json(folder / "profiles" / f"{self.profile}.json", self.stages)
 
 

@@ -1,8 +1,12 @@
 """Run configurations, their keys, and the store."""
 
+import contextlib
 import dataclasses
+import functools
 import json
+from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -13,6 +17,7 @@ from normcore.lab import paths
 from normcore.lab.config import RunConfig, grid, setting
 from normcore.lab.errors import UsageError
 from normcore.lab.files import replacing, write_json
+from normcore.lab.runs import record
 from normcore.lab.runs.store import Run, Store, measured_on
 from normcore.lab.runs.sweep import sweep
 from normcore.lab.runs.training import check
@@ -98,7 +103,7 @@ def test_bad_values_are_refused(changes: dict[str, Any], message: str) -> None:
         ({"task": "image"}, "unknown task 'image': did you mean images"),
         ({"task_options": {"length": 3}}, "unknown option of the task images 'length': known are augment, one_class"),
         ({"task_options": {"one_class": 2}}, "one_class must be a share from 0 to 1, got 2"),
-        ({"image_size": 0}, "image_size must be at least 1, got 0"),
+        ({"image_size": 0}, "image_size must be from 1 to 4096 pixels, got 0"),
         ({"outliers": 0.1, "outlier_kind": "foreign"}, "outlier_kind='foreign' needs the name of another data set"),
         ({"dataset": "tinyshakespeare"}, "unknown data set 'tinyshakespeare'"),
     ],
@@ -140,17 +145,82 @@ def test_a_result_survives_the_store(store: Path) -> None:
     assert [p.name for p in results.folder.iterdir()] == [f"{run.key}.json"]
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"key": "00"}', "null", '{"config": {}}'])
-def test_a_corrupt_result_is_named_set_aside_and_not_fatal(store: Path, content: str) -> None:
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"key": "00"}', "null", '{"config": {}}', "[" * 100_000])
+def test_what_is_no_result_is_named_left_and_set_aside_by_what_is_written(store: Path, content: str) -> None:
     run = made_up("bn", 0, [1.0], [0.5])
     results = Store("trial")
     results.put(run)
-    results.path(run.key).write_text(content)
+    path = results.path(run.key)
+    path.write_text(content)
     with pytest.warns(UserWarning, match=rf"{run.key}\.json is not a result"):
         assert results.get(run.key) is None
-    assert results.path(run.key).with_suffix(".json.corrupt").read_text() == content
-    results.put(run)
-    assert results.get(run.key) == run
+    assert path.read_text() == content
+    for number in (1, 2):
+        with pytest.warns(UserWarning, match=rf"kept as {run.key}\.json\.unread{number}"):
+            results.put(run)
+        assert path.with_suffix(f".json.unread{number}").read_text() == content
+        assert results.get(run.key) == run
+        path.write_text(content)
+
+
+def changed(record: Any, change: Callable[[Any], object]) -> Any:
+    change(record)
+    return record
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda r: r["final"].update(test_accuracy="0.5"), "final, test_accuracy: Input should be a valid number"),
+        (lambda r: r["final"].update(test_accuracy=7.0), "final, test_accuracy: a share lies between 0 and 1"),
+        (lambda r: r["final"].update(test_loss=float("nan")), "final, test_loss: Input should be a finite number"),
+        (lambda r: r["curves"]["test"]["accuracy"].append(0.5), "test: its columns are of different lengths"),
+        (lambda r: r["curves"]["test"]["step"].__setitem__(0, -1), "test: its steps do not rise"),
+        (lambda r: r.update(final=None), "final: Input should be a valid dictionary"),
+        (lambda r: r.pop("provenance"), "provenance: Field required"),
+        (lambda r: r["provenance"].pop("device_name"), "provenance, device_name: Field required"),
+        (lambda r: r.update(status="fine"), "status: Input should be 'finished' or 'diverged'"),
+        (lambda r: r["config"].update(lr="fast"), "config: lr must be of type float, got 'fast'"),
+        (lambda r: r["config"].pop("norm"), "config: .* missing 1 required positional argument: 'norm'"),
+    ],
+)
+def test_a_result_that_cannot_be_is_refused_in_a_sentence(
+    store: Path, change: Callable[[Any], object], says: str
+) -> None:
+    run = made_up("bn", 0, [1.0], [0.5])
+    results = Store("trial")
+    path = results.path(run.key)
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(changed(run.to_json(), change)))
+    with pytest.warns(UserWarning, match=rf"{run.key}\.json is not a result \({says}"):
+        assert results.get(run.key) is None
+
+
+@pytest.mark.parametrize("place", [(), ("config",)])
+def test_what_another_version_wrote_is_said_to_be_so_and_kept(store: Path, place: tuple[str, ...]) -> None:
+    run = made_up("bn", 0, [1.0], [0.5])
+    results = Store("trial")
+    later = run.to_json()
+    functools.reduce(lambda part, name: part[name], place, later)["momentum"] = 0.9
+    write_json(results.path(run.key), later)
+    with pytest.warns(UserWarning, match="is a result of another version of normcore, with the field momentum"):
+        assert results.get(run.key) is None
+    with pytest.warns(UserWarning, match=r"it is kept as"):
+        results.put(run)
+    assert json.loads(results.path(run.key).with_suffix(".json.unread1").read_text()) == later
+
+
+@given(st.integers(0, 10**6), st.integers(0, 7))
+def test_a_flipped_bit_of_a_result_is_seen_or_has_no_effect(place: int, bit: int) -> None:
+    run = made_up("bn", 0, [1.0, 0.25], [0.5, 0.75])
+    with TemporaryDirectory() as folder:
+        path = Path(folder, "result.json")
+        record.write(path, run)
+        content = bytearray(path.read_bytes())
+        content[place % len(content)] ^= 1 << bit
+        path.write_bytes(content)
+        with contextlib.suppress(record.Unreadable):
+            assert record.read(path) == run
 
 
 def test_a_result_under_a_wrong_key_is_set_aside(store: Path) -> None:
@@ -275,7 +345,7 @@ def test_what_is_published_is_not_written_however_it_is_named(store: Path, monke
             Store("trial").index("quick", "main", [])
     monkeypatch.setenv("NORMCORE_RESULTS", str(folder.parent))
     (folder / f"{run.key}.json").write_text("{")
-    with pytest.warns(UserWarning, match="is not a result .*; left as it is"):
+    with pytest.warns(UserWarning, match="is not a result .*; it is left as it is"):
         assert Store("trial").get(run.key) is None
     assert [path.name for path in folder.iterdir()] == [f"{run.key}.json"]
 
@@ -291,13 +361,18 @@ def test_a_store_that_another_process_writes_to_can_be_read(store: Path) -> None
 
 
 @pytest.mark.parametrize("content", ["{", "[1]", '{"main": ["../../x"]}', '{"main": 3}'])
-def test_a_corrupt_index_is_named_set_aside_and_not_fatal(store: Path, content: str) -> None:
-    path = Store("trial").folder / "profiles" / "quick.json"
+def test_what_is_no_index_is_named_left_and_set_aside_by_what_is_written(store: Path, content: str) -> None:
+    results = Store("trial")
+    path = results.folder / "profiles" / "quick.json"
     write_json(path, {})
     path.write_text(content)
     with pytest.warns(UserWarning, match=r"quick\.json is not an index"):
-        assert Store("trial").profiles() == {}
-    assert path.with_suffix(".json.corrupt").read_text() == content
+        assert results.profiles() == {}
+    assert path.read_text() == content
+    with pytest.warns(UserWarning, match=r"it is kept as quick\.json\.unread1"):
+        results.index("quick", "main", ["0" * 16])
+    assert results.profiles() == {"quick": {"main": ["0" * 16]}}
+    assert path.with_suffix(".json.unread1").read_text() == content
 
 
 def test_what_becomes_part_of_a_path_is_a_plain_name(store: Path) -> None:

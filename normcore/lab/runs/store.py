@@ -1,62 +1,23 @@
-"""The result of a run, and the store that keeps results.
+"""The store that keeps results.
 
-A finished run is one text file ``<experiment>/<key>.json``, written whole or not at all.
+A finished run is one text file ``<experiment>/<key>.json``, written whole or not at all. Reading changes nothing: a
+file that cannot be read is named and counts as not there, and is set aside only where the same run is written again.
 """
 
-import dataclasses
-import json
+import itertools
 import re
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from .. import paths
-from ..config import RunConfig
 from ..errors import UsageError
 from ..files import write_json
-from ..probes import Probed
+from . import record
+from .record import Run
 
-
-@dataclass(frozen=True)
-class Run:
-    """A finished run.
-
-    Attributes:
-        config: what was asked for.
-        status: ``finished``, or ``diverged`` where the loss became infinite or NaN.
-        final: the last values of the curves; for a diverged run those before the divergence.
-        curves: ``{"train": {"step", "loss", "accuracy"}, "test" or "validation": the same}``.
-        provenance: versions, device, commit, time, data fingerprint.
-        diverged_at: the first step whose loss was not finite.
-        probes: ``{probe: {"step", ...}}``, a value a column for each row that a probe gave.
-    """
-
-    config: RunConfig
-    status: str
-    final: dict[str, float]
-    curves: dict[str, dict[str, list[float]]]
-    provenance: dict[str, Any]
-    diverged_at: int | None = None
-    probes: Probed = field(default_factory=dict)
-
-    @property
-    def key(self) -> str:
-        return self.config.key
-
-    def to_json(self) -> dict[str, Any]:
-        return {"key": self.key, **dataclasses.asdict(self)}
-
-    @classmethod
-    def from_json(cls, record: dict[str, Any]) -> "Run":
-        record = dict(record)
-        key = record.pop("key")
-        run = cls(**{**record, "config": RunConfig(**record["config"])})
-        if run.key != key:
-            raise ValueError(f"key {key} does not belong to its configuration (that is {run.key})")
-        return run
+__all__ = ["Run", "Store", "measured_on"]
 
 
 class Store:
@@ -81,13 +42,12 @@ class Store:
         return self.folder / f"{_checked(key)}.json"
 
     def get(self, key: str) -> Run | None:
-        """The result, or None. A file that cannot be read is named and counts as not there; an own one is set aside."""
+        """The result, or None. A file that cannot be read is named and counts as not there."""
         return self.own(key) or _read(self.published / f"{_checked(key)}.json")
 
     def own(self, key: str) -> Run | None:
         """As :meth:`get`, of one's own runs alone."""
-        path = self.path(key)
-        return None if self.read_only else _read(path, aside=True)
+        return None if self.read_only else _read(self.path(key))
 
     def find(self, key: str) -> Run | None:
         """As :meth:`get`; where this experiment has none, the result of any other that has the very same run."""
@@ -98,8 +58,11 @@ class Store:
             yield from sorted(folder.parent.glob(f"*/{_checked(key)}.json"))
 
     def put(self, run: Run) -> None:
+        """Keep the run; what stood in its place and could not be read is set aside."""
         self.refuse_published()
-        write_json(self.path(run.key), run.to_json())
+        path = self.path(run.key)
+        _set_aside(path, record.read)
+        record.write(path, run)
 
     def adopt(self, key: str) -> bool:
         """Whether the result is there, or was: with another experiment, from which it is copied to one's own then."""
@@ -116,15 +79,15 @@ class Store:
         merged: dict[str, dict[str, list[str]]] = {}
         for folder in (self.published, self.folder):
             for path in sorted((folder / "profiles").glob("[!.]*.json")):
-                aside = folder == self.folder and not self.read_only
-                merged[path.stem] = {**merged.get(path.stem, {}), **_read_index(path, aside)}
+                merged[path.stem] = {**merged.get(path.stem, {}), **_read_index(path)}
         return {name: stages for name, stages in merged.items() if stages}
 
     def index(self, profile: str, stage: str, keys: Iterable[str]) -> None:
         """Note which runs a stage of a profile is made of."""
         self.refuse_published()
         path = self.folder / "profiles" / f"{paths.plain('the name of a profile', profile)}.json"
-        write_json(path, {**(_read_index(path) if path.is_file() else {}), stage: list(keys)})
+        _set_aside(path, record.read_index)
+        write_json(path, {**_read_index(path), stage: list(keys)})
 
     def has(self, profile: str) -> bool:
         """Whether every run of the profile is there, and readable."""
@@ -149,40 +112,44 @@ class Store:
 
 
 def _checked(key: str) -> str:
-    if not re.fullmatch(r"[0-9a-f]{16}", key):
+    if not re.fullmatch(record.KEY, key):
         raise UsageError(f"the name of a run is 16 hexadecimal digits, got {key!r}")
     return key
 
 
-def _read(path: Path, aside: bool = False) -> Run | None:
-    """The result in a file, or None; one that cannot be read is named, and set aside if that is asked for."""
+def _read(path: Path) -> Run | None:
+    """The result in a file, or None; one that cannot be read is named."""
     try:
-        return Run.from_json(json.loads(path.read_text(encoding="utf-8")))
+        return record.read(path)
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        _complain(path, f"not a result ({error})", aside)
+    except record.Unreadable as why:
+        warnings.warn(f"{path} {why}; it is left as it is, and counts as not there", stacklevel=3)
         return None
 
 
-def _read_index(path: Path, aside: bool = True) -> dict[str, list[str]]:
+def _read_index(path: Path) -> dict[str, list[str]]:
     """stage -> keys, as :func:`_read`; empty where it cannot be read."""
     try:
-        stages = dict(json.loads(path.read_text(encoding="utf-8")))
-        return {str(stage): [_checked(key) for key in keys] for stage, keys in stages.items()}
+        return record.read_index(path)
     except FileNotFoundError:
         return {}
-    except (ValueError, TypeError) as error:
-        _complain(path, f"not an index ({error})", aside)
+    except record.Unreadable as why:
+        warnings.warn(f"{path} {why}; it is left as it is, and counts as not there", stacklevel=3)
         return {}
 
 
-def _complain(path: Path, why: str, aside: bool) -> None:
-    if aside:
+def _set_aside(path: Path, read: Callable[[Path], object]) -> None:
+    """Keep what stands under a name that is about to be written, if it cannot be read, under another name."""
+    try:
+        read(path)
+    except FileNotFoundError:
+        return
+    except record.Unreadable as why:
+        aside = next(p for n in itertools.count(1) if not (p := path.with_suffix(f".json.unread{n}")).exists())
         with suppress(FileNotFoundError):  # another process was first
-            path.replace(path.with_suffix(".json.corrupt"))
-    done = f"set aside as {path.stem}.json.corrupt" if aside else "left as it is"
-    warnings.warn(f"{path} is {why}; {done}", stacklevel=4)
+            path.replace(aside)
+            warnings.warn(f"{path} {why}; it is kept as {aside.name}", stacklevel=4)
 
 
 def measured_on(runs: Iterable[Run]) -> str:

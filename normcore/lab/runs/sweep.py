@@ -5,6 +5,7 @@ import math
 import os
 import signal
 import sys
+import threading
 import time
 import warnings
 from collections import Counter
@@ -113,7 +114,7 @@ def sweep(
         where = f"{len(wanted) - missing} of {len(wanted)} runs of {store.experiment} are there"
         if not problems:
             raise ShardDone(f"{where}; the rest belongs to other shards")
-        raise SweepIncomplete(f"{where}; {'; '.join(dict.fromkeys(problems))}. Run it again to go on.")
+        raise SweepIncomplete(f"{where}; {'; '.join(dict.fromkeys(problems))}")
     return [run for run in found if run]
 
 
@@ -166,7 +167,8 @@ class _Outcome:
     unexpected: bool = False  # no refusal of the lab's
 
 
-_BUDGET = _Outcome(problem="the time budget is used up")
+_AGAIN = "run it again to go on"
+_BUDGET = _Outcome(problem=f"the time budget is used up: {_AGAIN}")
 
 
 def _attempt(job: _Job, progress: Callable[[int], None], patient: bool) -> _Outcome:
@@ -334,7 +336,9 @@ class _SideBySide:
         if not worker.ready:
             self.failed_starts += 1
             if self.failed_starts >= _TRIES * self.jobs:
-                self._give_up(f"a worker process died before its first run (exit code {worker.process.exitcode})")
+                self._give_up(
+                    f"a worker process died before its first run (exit code {worker.process.exitcode}): {_AGAIN}"
+                )
         if worker.run is None:
             return
         self.deaths[worker.run] += 1
@@ -343,7 +347,7 @@ class _SideBySide:
             warnings.warn(f"{problem}; it is begun again", stacklevel=2)
             self.waiting.append(worker.run)
         else:
-            self.problems.append(_said(_Outcome(problem=f"{problem}, {_TRIES} times", unexpected=True)))
+            self.problems.append(_said(_Outcome(problem=f"{problem}, {_TRIES} times: {_AGAIN}", unexpected=True)))
 
     def _give_up(self, problem: str) -> None:
         """Begin no more runs; those that are at work end."""
@@ -362,7 +366,8 @@ class _Worker:
     def __init__(self, context: SpawnContext, steps: Any) -> None:
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=_work, args=(theirs, steps), daemon=True)
-        self.process.start()
+        with _ignoring_interrupts():
+            self.process.start()
         theirs.close()  # so that the pipe ends with the worker
         self.ready = False
         self.run: int | None = None
@@ -380,6 +385,20 @@ class _Worker:
         self.pipe.close()
 
 
+@contextmanager
+def _ignoring_interrupts() -> Iterator[None]:
+    """A process that is started within the block is deaf to SIGINT, from its first instruction on: a terminal sends it
+    to all, and the parent ends its workers."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+
+
 def _leave(*_: object) -> None:
     """Leaves no half-written file; once, whatever comes on the way out."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -390,7 +409,6 @@ def _work(pipe: Connection, steps: Any) -> None:
     """What a worker does: say that it is ready, then one run after another."""
     from ..lifetime import end_with  # here, so that it can be run as a program without having been imported
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the parent ends its workers
     signal.signal(signal.SIGTERM, _leave)
     end_with(os.getppid())
     with suppress(EOFError, OSError):  # the pipe's: the parent is gone

@@ -3,6 +3,8 @@
 import copy
 import ctypes
 import functools
+import hashlib
+import io
 import itertools
 import math
 import time
@@ -30,6 +32,7 @@ from ..tasks.task import Batch, Task
 from . import weights
 from .store import Run
 
+_SHA256 = hashlib.sha256().digest_size  # bytes at the beginning of a checkpoint
 CHECKPOINT_EVERY = 60.0  # seconds; what a killed run loses at the most
 LAB_NORMS = {**keras_contrib.NORMS, **ghost.NORMS}  # normalizers of the laboratory, beside the library's
 
@@ -270,8 +273,8 @@ def train(
     keep_memory()
     with deterministic(device):
         training = _Training(config, device)
-        if checkpoint:
-            training.resume(checkpoint)
+        if checkpoint and not training.resume(checkpoint):
+            training = _Training(config, device)  # what it found may have been taken in part
         training.run(progress, deadline, checkpoint)
         if checkpoint:
             checkpoint.unlink(missing_ok=True)
@@ -408,25 +411,36 @@ class _Training:
             "model": self.model.state_dict(), "optimizer": self.optim.state_dict(), "generators": generators,
             "curves": self.curves, "probes": self.probes, "done": self.done, "seconds": time.monotonic() - self.clock,
         }  # fmt: skip
+        content = io.BytesIO()
+        torch.save(state, content)
         with replacing(checkpoint) as temporary:
-            torch.save(state, temporary)
+            temporary.write_bytes(hashlib.sha256(content.getbuffer()).digest() + content.getbuffer())
 
-    def resume(self, checkpoint: Path) -> None:
-        """Go on from what an earlier call saved, if there is such; a damaged state starts anew."""
+    def resume(self, checkpoint: Path) -> bool:
+        """Go on from what an earlier call saved, if there is such. False where that is damaged, or of another version:
+        it is taken away, and the run begins anew."""
         if not checkpoint.is_file():
-            return
+            return True
         try:
-            state = torch.load(checkpoint, map_location=self.device, weights_only=True)
-            generators = state["generators"]
-        except Exception:  # whatever the unpickler makes of a damaged file
+            content = checkpoint.read_bytes()
+            if hashlib.sha256(content[_SHA256:]).digest() != content[:_SHA256]:
+                raise ValueError("its checksum is another one")
+            state = torch.load(io.BytesIO(content[_SHA256:]), map_location=self.device, weights_only=True)
+            self._take(state)
+        except Exception as error:  # whatever torch makes of a state that does not fit
+            why = " ".join(str(error).split())
+            warnings.warn(f"{checkpoint} cannot be gone on from ({why}): the run begins anew", stacklevel=2)
             checkpoint.unlink()
-            return
+            return False
+        return True
+
+    def _take(self, state: Mapping[str, Any]) -> None:
         self.model.load_state_dict(state["model"])
         self.optim.load_state_dict(state["optimizer"])
-        torch.set_rng_state(generators["cpu"].cpu())
-        if "cuda" in generators and self.device.type == "cuda":
-            torch.cuda.set_rng_state(generators["cuda"].cpu(), self.device)
-        self.curves, self.probes, self.done = state["curves"], state.get("probes", {}), state["done"]
+        torch.set_rng_state(state["generators"]["cpu"].cpu())
+        if "cuda" in state["generators"] and self.device.type == "cuda":
+            torch.cuda.set_rng_state(state["generators"]["cuda"].cpu(), self.device)
+        self.curves, self.probes, self.done = state["curves"], state["probes"], state["done"]
         self.clock -= state["seconds"]
 
     def result(self) -> Run:

@@ -11,19 +11,21 @@ import io
 import json
 import re
 import shutil
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
 from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field
 
 from .. import paths, pictures
 from ..errors import DataError, UsageError, unknown
-from ..files import read_yaml, write_json
+from ..files import DIGEST, digest, read_yaml, write_json
 from . import shapes
 
 SPLITS = ("train", "test")
@@ -31,7 +33,7 @@ SPLITS = ("train", "test")
 #: channels in an order of its own, drawn once, so that no channel means a colour any more
 COLOURS = ("rgb", "grey", "permuted")
 TEXT = "input.txt"  # the file of a text of one's own
-_LAYOUT = 1  # of the decoded arrays; a change makes older caches be decoded again
+_LAYOUT = 2  # of the decoded arrays; a change makes older caches be decoded again
 
 
 @dataclass(frozen=True)
@@ -139,8 +141,9 @@ def load(name: str, image_size: int, colours: str = "rgb") -> Dataset:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):  # several processes may ask at once; one decodes
         files = _local_files(entry)
-        cached = _open(entry, image_size, folder)
-        if cached and (files is None or _stamp(files) == _meta(folder)["stamp"]):
+        stamp = _stamp(files) if files else None
+        cached = _open(entry, image_size, folder, stamp) if folder.is_dir() else None
+        if cached:
             return cached
         if entry.embedded:
             origin, rows = "embedded", EMBEDDED[name]()
@@ -150,8 +153,8 @@ def load(name: str, image_size: int, colours: str = "rgb") -> Dataset:
             origin, rows = "NORMCORE_DATA", _parquet_rows(entry, files)
         else:
             origin, rows = "hub", _hub_rows(entry)
-        _decode(entry, image_size, folder, rows, origin, _stamp(files) if files else None, colours)
-        decoded = _open(entry, image_size, folder)
+        _decode(entry, image_size, folder, rows, origin, stamp, colours)
+        decoded = _open(entry, image_size, folder, stamp)
     assert decoded is not None
     return decoded
 
@@ -169,8 +172,10 @@ def where(entry: Entry) -> tuple[str, str]:
         state = next((origin for origin, path in text_files(entry).items() if path.is_file()), "missing")
         return state, "found" if state != "missing" else _how_to_get(entry)
     try:
-        if _local_files(entry) is not None:
-            return "NORMCORE_DATA", "found"
+        files = _local_files(entry)
+        if files is not None:
+            lacking = _lacking(entry, files["train"][0])
+            return ("NORMCORE_DATA", "found") if not lacking else ("no images with classes", lacking)
     except DataError as error:
         return "incomplete", str(error)
     sizes = sorted((paths.cache() / "datasets").glob(f"{entry.name}-*/meta.json"))
@@ -225,11 +230,9 @@ def _parquet_rows(entry: Entry, files: dict[str, list[Path]]) -> Iterator[Row]:
     for split in SPLITS:
         for path in files[split]:
             try:
+                if lacking := _lacking(entry, path):
+                    raise DataError(lacking)
                 with pq.ParquetFile(path) as file:
-                    missing = {image, label} - set(file.schema_arrow.names)
-                    if missing:
-                        found = ", ".join(file.schema_arrow.names)
-                        raise DataError(f"{path} has no column {', '.join(sorted(missing))}; its columns are {found}")
                     row = 0
                     for batch in file.iter_batches(1024, columns=[image, label]):
                         for cell, value in zip(batch[image].to_pylist(), batch[label].to_pylist(), strict=True):
@@ -237,6 +240,19 @@ def _parquet_rows(entry: Entry, files: dict[str, list[Path]]) -> Iterator[Row]:
                             row += 1
             except (pa.ArrowException, OSError) as error:
                 raise DataError(f"{path} is truncated or not a parquet file ({error}): get it again") from error
+
+
+def _lacking(entry: Entry, path: Path) -> str:
+    """What a file of pictures lacks, in words; nothing where it has the columns of images and of labels."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        columns = pq.read_schema(path).names
+    except (pa.ArrowException, OSError) as error:
+        return f"{path} is truncated or not a parquet file ({error}): get it again"
+    missing = sorted(set(entry.columns) - set(columns))
+    return f"{path} has no column {', '.join(missing)}; its columns are {', '.join(columns)}" if missing else ""
 
 
 def from_hub(entry: Entry) -> Any:
@@ -312,21 +328,19 @@ def _decode(
     temporary = folder.with_name(f".{folder.name}.new")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    digest, orders = hashlib.sha256(), np.random.default_rng(0)
+    decoded, orders = [], np.random.default_rng(0)
     for split in SPLITS:
         images = _recoloured(entry, _stack(entry, pixels[split], split), colours, orders)
-        targets = np.array(labels[split], dtype=np.int64)
-        for name, array in (("images", images), ("labels", targets)):
-            digest.update(np.ascontiguousarray(array).data)
-            np.save(temporary / f"{split}_{name}.npy", array)
-        if split == "train":
-            mean, std = _channel_moments(images)
+        decoded.append(Split(images, np.array(labels[split], dtype=np.int64)))
+        for name in ("images", "labels"):
+            np.save(temporary / f"{split}_{name}.npy", getattr(decoded[-1], name))
+    mean, std = _channel_moments(decoded[0].images)
     classes = entry.classes or 1 + max(max(labels[split]) for split in SPLITS)
     meta = {
         "layout": _LAYOUT, "origin": origin, "stamp": stamp, "classes": classes, "mean": mean, "std": std,
-        "fingerprint": digest.hexdigest()[:16], "items": {split: len(labels[split]) for split in SPLITS},
+        "fingerprint": _fingerprint(decoded), "items": {split: len(labels[split]) for split in SPLITS},
     }  # fmt: skip
-    write_json(temporary / "meta.json", meta)
+    write_json(temporary / "meta.json", {**meta, DIGEST: digest(meta)})
     shutil.rmtree(folder, ignore_errors=True)
     temporary.rename(folder)
 
@@ -394,27 +408,56 @@ def _channel_moments(images: NDArray[np.uint8]) -> tuple[list[float], list[float
     return mean, std
 
 
-def _meta(folder: Path) -> dict[str, Any]:
-    meta: dict[str, Any] = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-    return meta
+class _Meta(BaseModel):
+    """What is known of decoded arrays, beside them."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+    layout: Literal[2]
+    origin: str
+    stamp: list[list[str | int]] | None
+    classes: int = Field(ge=1)
+    mean: list[float]
+    std: list[float]
+    fingerprint: str
+    items: dict[str, int]
+    digest: str
 
 
-def _open(entry: Entry, size: int, folder: Path) -> Dataset | None:
-    """The cached arrays, mapped; None if they are not there or damaged, so that they are decoded again."""
+def _fingerprint(splits: Iterable[Split]) -> str:
+    digest = hashlib.sha256()
+    for split in splits:
+        for array in (split.images, split.labels):
+            digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()[:16]
+
+
+def _open(entry: Entry, size: int, folder: Path, stamp: list[list[Any]] | None) -> Dataset | None:
+    """The decoded arrays, mapped; None where they are to be decoded again: made by another version or from other files
+    than these, incomplete, or not what was decoded."""
     try:
-        meta = _meta(folder)
-        if meta["layout"] != _LAYOUT:
+        said = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+        if said["layout"] != _LAYOUT or (stamp is not None and said["stamp"] != stamp):
             return None
-        splits = {}
-        for split in SPLITS:
-            images = np.load(folder / f"{split}_images.npy", mmap_mode="r")
-            labels = np.load(folder / f"{split}_labels.npy")
-            if images.shape[:3] != (meta["items"][split], size, size) or len(labels) != len(images):
-                return None
-            splits[split] = Split(images, labels)
-    except (OSError, ValueError, KeyError):
+        meta = _Meta.model_validate(said)
+        splits = {split: _mapped(folder, split) for split in SPLITS}
+        shapes = [(split.images.shape, split.labels.shape) for split in splits.values()]
+        sizes = [meta.items[split] for split in SPLITS]
+        if shapes != [((n, size, size, len(meta.mean)), (n,)) for n in sizes]:
+            raise ValueError(f"its arrays are of the shapes {shapes}")
+        if meta.digest != digest(said) or meta.fingerprint != _fingerprint(splits.values()):
+            raise ValueError("it is not what was decoded")
+    except (OSError, ValueError, KeyError, TypeError, EOFError, RecursionError) as error:
+        warnings.warn(f"{folder} is damaged ({' '.join(str(error).split())}); it is decoded again", stacklevel=3)
         return None
     return Dataset(
-        entry.name, size, meta["classes"], tuple(meta["mean"]), tuple(meta["std"]),
-        splits["train"], splits["test"], meta["fingerprint"], meta["origin"],
+        entry.name, size, meta.classes, tuple(meta.mean), tuple(meta.std),
+        splits["train"], splits["test"], meta.fingerprint, meta.origin,
     )  # fmt: skip
+
+
+def _mapped(folder: Path, split: str) -> Split:
+    images = np.load(folder / f"{split}_images.npy", mmap_mode="r")
+    labels = np.load(folder / f"{split}_labels.npy")
+    if (images.dtype, labels.dtype) != (np.uint8, np.int64):
+        raise ValueError(f"its arrays are of the types {images.dtype} and {labels.dtype}")
+    return Split(images, labels)

@@ -17,6 +17,7 @@ from .outliers import KINDS, Outliers
 from .task import Batch, MakeNorm, Task
 
 ONE_CLASS = "one_class"  # a task option: this share of each training batch is of one class
+LARGEST = 4096  # pixels on a side of an image: one of so many takes 48 MB
 AUGMENT = "augment"  # a task option: training images are flipped, and shifted by up to so many pixels
 
 
@@ -72,8 +73,10 @@ class ImageClassification(Task):
         share = config.task_options.get(ONE_CLASS, 0.0)
         if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= 1:
             raise UsageError(f"{ONE_CLASS} must be a share from 0 to 1, got {share!r}")
-        if config.image_size < 1:
-            raise UsageError(f"image_size must be at least 1, got {config.image_size}")
+        if not 1 <= config.image_size <= LARGEST:
+            raise UsageError(f"image_size must be from 1 to {LARGEST} pixels, got {config.image_size}")
+        with torch.device("meta"):  # sizes alone: whether there is such a network, before anything is read or trained
+            networks.MODELS[config.model](nn.Identity, 3, 10, config.image_size, **config.model_options)
         if config.outliers and config.outlier_kind == "foreign" and not config.foreign:
             raise UsageError("outlier_kind='foreign' needs the name of another data set, got foreign=''")
 

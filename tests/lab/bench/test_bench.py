@@ -427,8 +427,9 @@ def test_a_bench_that_is_stopped_leaves_no_file(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(bench_layers, "layers", stopped)
-    code, _, _ = call(monkeypatch, capsys, "bench", "layers", "--json", str(tmp_path / "layers.json"))
+    code, _, said = call(monkeypatch, capsys, "bench", "layers", "--json", str(tmp_path / "layers.json"))
     assert (code, list(tmp_path.iterdir())) == (130, [])
+    assert said.strip() == "stopped; what was measured is kept, and the next call goes on"
 
 
 @pytest.mark.parametrize("command", ["layers", "steps", "training"])

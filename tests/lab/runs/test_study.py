@@ -185,7 +185,7 @@ def test_a_profile_s_list_goes_as_far_as_the_results(trial: Experiment, monkeypa
     ]  # fmt: skip
     for wanted in only_search["search"]:
         run = made_up("bn", 0, [1.0], [0.5])
-        better = {"validation_accuracy": wanted.lr * (1 if wanted.norm == "bn" else -1)}
+        better = {"validation_accuracy": 0.5 + wanted.lr * (1 if wanted.norm == "bn" else -1)}
         Store("a-trial").put(type(run)(wanted, "finished", better, run.curves, run.provenance))
     both = listed(trial, "quick")
     assert [(c.norm, c.lr, c.seed) for c in both["main"]] == [

@@ -216,7 +216,7 @@ def test_a_run_whose_workers_always_die_is_given_up_and_the_others_are_done(monk
     with (
         pytest.warns(UserWarning, match="its process died"),
         pytest.raises(
-            SweepIncomplete, match=r"2 of 3 runs .* its process died \(exit code -9\), 3 times\. Run it again"
+            SweepIncomplete, match=r"2 of 3 runs .* its process died \(exit code -9\), 3 times: run it again"
         ),
     ):
         sweep([long(), *four()[:2]], shared, jobs=2)

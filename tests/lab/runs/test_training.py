@@ -1,8 +1,10 @@
 """The training loop: it learns, it repeats itself to the bit, it stops and goes on."""
 
+import hashlib
+import io
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from torch import nn
 
 from normcore.lab.errors import UsageError
 from normcore.lab.runs import training
-from normcore.lab.runs.training import Replayed, check, rate, step, train
+from normcore.lab.runs.training import OutOfTime, Replayed, check, rate, step, train
 from normcore.lab.tasks import datasets, networks
 from normcore.lab.tasks.images import ImageClassification
 from normcore.lab.tasks.outliers import Outliers
@@ -184,10 +186,54 @@ def test_out_of_time_and_resumed_is_as_if_never_stopped(tmp_path: Path) -> None:
     assert run.final == whole.final
 
 
-def test_a_damaged_checkpoint_starts_anew(tmp_path: Path) -> None:
+def stopped_at(checkpoint: Path) -> bytes:
+    """The state of a run whose time was over at its first evaluation."""
+    with pytest.raises(OutOfTime):
+        train(config(eval_every=5), CPU, checkpoint=checkpoint, deadline=0)
+    return checkpoint.read_bytes()
+
+
+def sealed(state: Mapping[str, Any]) -> bytes:
+    """A checkpoint as another version might have written it, whole and with its checksum."""
+    content = io.BytesIO()
+    torch.save(dict(state), content)
+    return hashlib.sha256(content.getvalue()).digest() + content.getvalue()
+
+
+def opened(content: bytes) -> dict[str, Any]:
+    state: dict[str, Any] = torch.load(io.BytesIO(content[32:]), weights_only=True)
+    return state
+
+
+def flipped(content: bytes) -> bytes:
+    middle = len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+
+
+DAMAGE: dict[str, Callable[[bytes], bytes]] = {
+    "no checkpoint at all": lambda content: b"half a file",
+    "empty": lambda content: b"",
+    "cut off": lambda content: content[:-100],
+    "a bit": flipped,
+    "without the optimizer": lambda content: sealed({k: v for k, v in opened(content).items() if k != "optimizer"}),
+    "a layer by another name": lambda content: sealed(
+        {**opened(content), "model": {f"net.{k}": v for k, v in opened(content)["model"].items()}}
+    ),
+    "a layer of another shape": lambda content: sealed(
+        {**opened(content), "model": {k: v.flatten()[:1] for k, v in opened(content)["model"].items()}}
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_run_begins_anew_where_its_state_is_damaged_or_of_another_version(damage: str, tmp_path: Path) -> None:
     checkpoint = tmp_path / "run.pt"
-    checkpoint.write_bytes(b"half a file")
-    assert train(config(), CPU, checkpoint=checkpoint).curves == train(config(), CPU).curves
+    checkpoint.write_bytes(DAMAGE[damage](stopped_at(checkpoint)))
+    with pytest.warns(UserWarning, match=r"run\.pt cannot be gone on from .*: the run begins anew"):
+        run = train(config(eval_every=5), CPU, checkpoint=checkpoint)
+    whole = train(config(eval_every=5), CPU)
+    assert (run.curves, run.provenance["weights"]) == (whole.curves, whole.provenance["weights"])
+    assert not checkpoint.exists()
 
 
 def test_provenance_says_what_it_was_measured_with() -> None:

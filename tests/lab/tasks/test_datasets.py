@@ -1,7 +1,9 @@
 """Data sets: where they are found, how they are decoded, what is refused."""
 
 import itertools
+import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -43,13 +45,47 @@ def test_a_second_load_maps_the_same_arrays_and_decodes_nothing(monkeypatch: pyt
     assert isinstance(second.train.images, np.memmap)
 
 
-def test_a_damaged_cache_is_decoded_again(store: Path) -> None:
+def flip(path: Path, place: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+
+
+def said(path: Path, **changes: object) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+DAMAGE: dict[str, Callable[[Path], object]] = {
+    "a bit of a pixel": lambda folder: flip(folder / "train_images.npy", -1),
+    "a bit of a label": lambda folder: flip(folder / "test_labels.npy", -8),
+    "a header": lambda folder: flip(folder / "train_images.npy", 20),
+    "a split cut off": lambda folder: (folder / "train_images.npy").write_bytes(b"\x93NUMPY" + bytes(100)),
+    "an empty file": lambda folder: (folder / "test_labels.npy").write_bytes(b""),
+    "a missing file": lambda folder: (folder / "test_images.npy").unlink(),
+    "the mean": lambda folder: said(folder / "meta.json", mean=[0.5]),
+    "the deviation": lambda folder: said(folder / "meta.json", std=[0.0]),
+    "the number of classes": lambda folder: said(folder / "meta.json", classes=11),
+    "a missing field": lambda folder: (folder / "meta.json").write_text(f'{{"layout": {datasets._LAYOUT}}}'),
+    "another kind of record": lambda folder: (folder / "meta.json").write_text("[1]"),
+    "no files": lambda folder: [path.unlink() for path in folder.iterdir()],
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_cache_is_decoded_again(damage: str, store: Path) -> None:
     first = datasets.load("digits", 14)
+    arrays = [np.array(array) for split in (first.train, first.test) for array in (split.images, split.labels)]
+    known = first.fingerprint, first.mean, first.std, first.classes
+    del first  # what is mapped changes with its file
     datasets.load.cache_clear()
-    array = next((store.parent / "cache" / "datasets").glob("digits-14/train_images.npy"))
-    array.write_bytes(array.read_bytes()[:5000])
-    assert datasets.load("digits", 14).fingerprint == first.fingerprint
-    assert len(datasets.load("digits", 14).train.images) == 1437
+    DAMAGE[damage](store.parent / "cache" / "datasets" / "digits-14")
+    with pytest.warns(UserWarning, match=r"digits-14 is damaged .*; it is decoded again"):
+        again = datasets.load("digits", 14)
+    assert (again.fingerprint, again.mean, again.std, again.classes) == known
+    for before, after in zip(
+        arrays, (again.train.images, again.train.labels, again.test.images, again.test.labels), strict=True
+    ):
+        np.testing.assert_array_equal(before, after)
 
 
 def test_a_folder_of_normcore_data_is_a_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -505,7 +505,9 @@ def test_a_variant_that_is_not_narrowed_down_names_its_entry() -> None:
 def test_too_few_seeds_give_way_to_a_smaller_profile_that_has_enough(first: list[float], has: str) -> None:
     judged = claims._judge_by(entry(), [("half", pair(first)), ("quick", pair(ENOUGH))])
     assert (judged.verdict, judged.profile) == (SUPPORTED, "quick")
-    assert judged.reason == (f"profile half has {has} to judge it by, too few for a verdict; profile quick judges in its place")
+    assert judged.reason == (
+        f"profile half has {has} to judge it by, too few for a verdict; profile quick judges in its place"
+    )
     assert judged.parts == claims._judge(entry(), pair(ENOUGH), "quick").parts
 
 
