@@ -6,7 +6,7 @@ PYTHON ?= python3
 VENV ?= .venv
 PROFILE ?= published
 JOBS ?= 2
-TESTS ?= -m "not ci and not fuzz"
+TESTS ?= -m "not ci and not faults and not fuzz"
 BIN := $(VENV)/bin
 DONE := $(VENV)/.installed
 

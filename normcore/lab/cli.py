@@ -422,10 +422,10 @@ def _chromium() -> str:
 
 def _measured(found: dict[str, Any], to: Path | None, title: str, rows: list[dict[str, Any]]) -> None:
     """Write what a benchmark found, and show it."""
-    from .files import write_json
+    from .files import write_sealed
 
     if to:
-        write_json(to, found)
+        write_sealed(to, found)
     console.print(title)
     _show(rows)
 

@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from .errors import LabError
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml, where PyYAML was built with it: ten times faster
 
@@ -42,9 +45,77 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def read_yaml(path: Path) -> Any:
-    """What a YAML file says, as plain values."""
-    return yaml.load(path.read_text(encoding="utf-8"), Loader=_LOADER)
+def read_yaml(path: Path, schema: Any = Any) -> Any:
+    """What a YAML file says, as plain values.
+
+    Args:
+        schema: what it may say, a type or a pydantic model.
+
+    Raises:
+        LabError: it is no YAML, or says something else; the file, the line, and what is expected there.
+    """
+    content = _content(path)
+    try:
+        said = yaml.load(content, Loader=_LOADER)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        raise LabError(f"{path}{line}: not YAML ({getattr(error, 'problem', None) or error})") from error
+    except (ValueError, RecursionError) as error:  # a date that there is none of; a nesting without end
+        raise LabError(f"{path}: not YAML ({error})") from error
+    try:
+        TypeAdapter(schema).validate_python(said, strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ", ".join(map(str, first["loc"]))
+        number = _line(content, first["loc"])
+        raise LabError(f"{path}, line {number}: {where + ': ' if where else ''}{first['msg']}") from error
+    return said
+
+
+def write_sealed(path: Path, record: Mapping[str, Any]) -> None:
+    """As :func:`write_json`, with a digest."""
+    write_json(path, {**record, DIGEST: digest(record)})
+
+
+def read_sealed(path: Path) -> dict[str, Any]:
+    """What :func:`write_sealed` wrote.
+
+    Raises:
+        LabError: it is something else, or was changed.
+    """
+    try:
+        said = json.loads(_content(path))
+    except (ValueError, RecursionError) as error:
+        raise LabError(f"{path}: not JSON ({error}); measure it again") from error
+    if not isinstance(said, dict) or said.get(DIGEST) != digest(said):
+        raise LabError(f"{path} is not as it was written: its digest is another one, or lacks; measure it again")
+    return {name: value for name, value in said.items() if name != DIGEST}
+
+
+def _content(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise LabError(f"{path}: not a text in UTF-8 ({error.reason} at byte {error.start})") from error
+
+
+def _line(content: str, place: tuple[int | str, ...]) -> int:
+    """The line of a YAML file, from 1 on, where what is at this place begins, or would."""
+    node = yaml.compose(content, Loader=_LOADER)
+    line: int = node.start_mark.line if node else 0
+    for name in place:
+        if isinstance(node, yaml.MappingNode):
+            pairs = [(key, value) for key, value in node.value if key.value == str(name)]
+            if not pairs:
+                break
+            line, node = pairs[0][0].start_mark.line, pairs[0][1]
+        elif isinstance(node, yaml.SequenceNode) and isinstance(name, int):
+            node = node.value[name]
+            line = node.start_mark.line
+        else:
+            break
+    return line + 1
 
 
 def write_text(path: Path, text: str) -> None:

@@ -4,7 +4,6 @@ The variants take turns as the layers of :mod:`normcore.lab.bench.layers` do, ea
 its own, on the same batch, which is already in memory. On a CPU one thread works, as in the lab's training.
 """
 
-import json
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -19,6 +18,7 @@ from .. import paths
 from ..catdog import HEAD, configs
 from ..config import RunConfig
 from ..errors import LabError
+from ..files import read_sealed
 from ..provenance import choose_device, provenance
 from ..runs.training import build, deterministic, keep_memory, optimizer, referred, step
 from ..tasks import datasets
@@ -214,8 +214,7 @@ def read(device: str = "cpu") -> dict[str, Any]:
     path = paths.root() / "data" / "benchmarks" / f"steps-{device}.json"
     if not path.is_file():
         raise LabError(f"no {path.name} yet: normcore bench steps --device {device} --json data/benchmarks/{path.name}")
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return found
+    return read_sealed(path)
 
 
 def step_costs(device: str = "cpu") -> pd.DataFrame:

@@ -34,7 +34,8 @@ class Shown(NamedTuple):
 
 def read() -> dict[str, list[dict[str, Any]]]:
     """``book/advice.yml``."""
-    found: dict[str, list[dict[str, Any]]] = read_yaml(paths.root() / "book" / "advice.yml")
+    schema = dict[str, list[dict[str, Any]]]
+    found: dict[str, list[dict[str, Any]]] = read_yaml(paths.root() / "book" / "advice.yml", schema)
     return found
 
 

@@ -33,7 +33,7 @@ Ranked = Mapping[str, Sequence[Sequence[str]]]  # workload -> its groups
 
 def read() -> dict[str, Any]:
     """``book/guide.yml``."""
-    found: dict[str, Any] = read_yaml(paths.root() / "book" / "guide.yml")
+    found: dict[str, Any] = read_yaml(paths.root() / "book" / "guide.yml", dict[str, Any])
     return found
 
 

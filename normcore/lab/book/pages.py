@@ -10,14 +10,13 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import nbformat
 import pandas as pd
 
 from ...factory import NORMS
 from .. import catdog, compare, paths
 from ..bench.steps import step_costs
 from ..files import read_yaml, write_text
-from ..runs.experiments import Experiment, experiments, find
+from ..runs.experiments import Experiment, experiments, find, read_notebook
 from ..runs.store import Run, Store, measured_on
 from ..verdicts.claims import VERDICTS, Judged, judge_all, read
 from ..verdicts.history import history
@@ -86,7 +85,7 @@ def _write_statements(judged: Iterable[Judged]) -> None:
 
 def _with_care(experiment: Experiment) -> list[str]:
     """What a notebook's last section asks to be read with care, its links as they are found from a folder beside."""
-    cells = nbformat.read(experiment.notebook, as_version=4).cells
+    cells = read_notebook(experiment.notebook).cells
     found = [c.source.partition(_CARE)[2] for c in cells if c.cell_type == "markdown" and _CARE in c.source]
     lines = re.sub(r"\]\((\w+\.ipynb)", r"](../runs/\1", " ".join(" ".join(found).split()))
     lines = re.sub(r"\]\(#(s\d-\d+)\)", r"](\1.md)", lines)
@@ -140,7 +139,7 @@ def status() -> str:
 
 
 def _experiment_status(experiment: Experiment, executed: Path) -> str:
-    mill = nbformat.read(executed, as_version=4).metadata.get("papermill", {})
+    mill = read_notebook(executed).metadata.get("papermill", {})
     profile = mill.get("parameters", {}).get("profile", "")
     store = Store(experiment.name)
     runs = [r for stage in store.profiles().get(profile, {}) for r in store.runs(profile, stage)]

@@ -1,8 +1,6 @@
 """The generated part of the book's page on speed, from ``data/benchmarks``."""
 
-import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
@@ -16,6 +14,7 @@ from ..bench import loop as bench_training
 from ..bench import steps as bench_steps
 from ..bench.layers import FLOOR, MET, MISSED, NOISE, NOT_MEASURED, TEXT, judge, side_by_side
 from ..figures import look
+from ..files import read_sealed
 from . import markdown
 
 _BADGES = {MET: "success", NOISE: "warning", MISSED: "danger", NOT_MEASURED: "muted"}
@@ -33,12 +32,7 @@ def _device(device: str) -> str:
     folder = paths.root() / "data" / "benchmarks"
     made = {"layers": _section, "passes": _passes, "steps": _steps, "training": _training}
     files = {folder / f"{name}-{device}.json": make for name, make in made.items()}
-    return "\n\n".join(make(_read(path)) for path, make in files.items() if path.is_file())
-
-
-def _read(path: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return found
+    return "\n\n".join(make(read_sealed(path)) for path, make in files.items() if path.is_file())
 
 
 def _section(found: Mapping[str, Any]) -> str:

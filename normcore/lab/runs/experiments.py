@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import nbformat
 
@@ -35,6 +35,20 @@ HOW = {
 COUNTS = {"seeds", "epochs", "steps", "points"}  # of which there must be one: the last word of a parameter's name
 
 
+def read_notebook(path: Path) -> Any:
+    """A notebook, with ``cells``.
+
+    Raises:
+        LabError: it is none.
+    """
+    try:
+        notebook = nbformat.read(path, as_version=4)
+        nbformat.validate(notebook)
+    except Exception as error:  # nbformat lets what is no notebook fail where it may
+        raise LabError(f"{path}: not a notebook ({type(error).__name__}: {str(error).splitlines()[0]})") from error
+    return notebook
+
+
 @dataclass(frozen=True)
 class Experiment:
     """A notebook of ``notebooks/``.
@@ -50,7 +64,7 @@ class Experiment:
     @functools.cached_property
     def title(self) -> str:
         """The first heading."""
-        for cell in nbformat.read(self.notebook, as_version=4).cells:
+        for cell in read_notebook(self.notebook).cells:
             for line in cell.source.splitlines():
                 if cell.cell_type == "markdown" and line.startswith("# "):
                     return line[2:].strip()
@@ -64,15 +78,18 @@ class Experiment:
     @functools.cached_property
     def parameters(self) -> dict[str, Any]:
         """Names and values of the parameters cell, read without running it."""
-        cells = nbformat.read(self.notebook, as_version=4).cells
+        cells = read_notebook(self.notebook).cells
         tagged = [c for c in cells if "parameters" in c.metadata.get("tags", [])]
         if len(tagged) != 1:
             raise LabError(f"{self.notebook.name} has {len(tagged)} cells tagged 'parameters', expected one")
         values = {}
-        for statement in ast.parse(tagged[0].source).body:
-            if not (isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name)):
-                raise LabError(f"{self.notebook.name}: the parameters cell may hold plain assignments only")
-            values[statement.targets[0].id] = ast.literal_eval(statement.value)
+        try:
+            for statement in ast.parse(tagged[0].source).body:
+                if not (isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name)):
+                    raise ValueError
+                values[statement.targets[0].id] = ast.literal_eval(statement.value)
+        except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError) as error:
+            raise LabError(f"{self.notebook.name}: the parameters cell may hold plain assignments only") from error
         return values
 
     def profile(self, name: str) -> dict[str, Any]:
@@ -81,7 +98,9 @@ class Experiment:
         if name not in PROFILES:
             raise unknown("profile", name, (*PROFILES, PUBLISHED))
         path = self.notebook.with_suffix(".yaml")
-        rows = read_yaml(path) if path.is_file() else {}
+        rows = (
+            read_yaml(path, dict[Literal["smoke", "quick", "half", "full"], dict[str, Any]]) if path.is_file() else {}
+        )
         return {**self.parameters, **self.check(rows.get(name, {})), "profile": name}
 
     def profile_of(self, values: Mapping[str, Any]) -> str:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from ..config import RunConfig
-from ..files import DIGEST, digest, write_json
+from ..files import DIGEST, digest, write_sealed
 from ..probes import Probed
 
 KEY = r"^[0-9a-f]{16}$"  # the name of a run
@@ -69,8 +69,7 @@ class Run:
 
 def write(path: Path, run: Run) -> None:
     """Keep the run, whole or not at all, with the hash by which a change of the file is seen."""
-    record = run.to_json()
-    write_json(path, {**record, DIGEST: digest(record)})
+    write_sealed(path, run.to_json())
 
 
 def read(path: Path) -> Run:

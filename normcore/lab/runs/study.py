@@ -7,11 +7,9 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-import nbformat
-
 from ..config import RunConfig
 from ..errors import LabError, UsageError
-from .experiments import CUSTOM, Experiment, find
+from .experiments import CUSTOM, Experiment, find, read_notebook
 from .store import Run, Store, measured_on
 from .sweep import Shard, check, parse_seconds, sweep
 
@@ -170,7 +168,7 @@ def listed(experiment: Experiment, profile: str) -> Listed:
     """The runs that a profile consists of, by the notebook's own code: stage by stage as far as the results go, since
     what is compared can depend on what was searched. The comparison, ``main``, is the last stage."""
     names = {**experiment.profile(profile), "train": False}
-    cells = [c for c in nbformat.read(experiment.notebook, as_version=4).cells if c.cell_type == "code"]
+    cells = [c for c in read_notebook(experiment.notebook).cells if c.cell_type == "code"]
     with _noting() as noted:
         for cell in cells:
             if "parameters" not in cell.metadata.get("tags", []):

@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from filelock import FileLock
@@ -25,7 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from .. import paths, pictures
 from ..errors import DataError, UsageError, unknown
-from ..files import DIGEST, digest, read_yaml, write_json
+from ..files import digest, read_yaml, write_sealed
 from . import shapes
 
 SPLITS = ("train", "test")
@@ -52,6 +52,29 @@ class Entry:
     columns: tuple[str, str] = ("image", "label")
     hub_columns: tuple[str, str] | None = None
     test_every: int = 0
+    text: str = ""
+    source: str = ""
+    licence: str = ""
+
+
+_Columns = Annotated[dict[Literal["image", "label"], str], Field(min_length=2)]
+
+
+class _Row(BaseModel):
+    """A set in the registry's file; the fields of :class:`Entry`."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+    title: str = ""
+    hub: str = ""
+    hub_config: str = ""
+    hub_test: str = "test"
+    embedded: bool = False
+    classes: int = Field(0, ge=0)
+    items: dict[Literal["train", "test"], int] | None = None
+    hub_items: dict[Literal["train", "test"], int] | None = None
+    columns: _Columns | None = None
+    hub_columns: _Columns | None = None
+    test_every: int = Field(0, ge=0)
     text: str = ""
     source: str = ""
     licence: str = ""
@@ -95,7 +118,7 @@ class Dataset:
 
 def registry() -> dict[str, Entry]:
     """All known data sets: the registry's, and the folders of ``NORMCORE_DATA`` in the right layout."""
-    rows = read_yaml(paths.share() / "data" / "datasets.yaml")
+    rows = read_yaml(paths.share() / "data" / "datasets.yaml", dict[str, _Row])
     entries = {}
     for name, row in rows.items():
         for columns in {"columns", "hub_columns"} & set(row):
@@ -340,7 +363,7 @@ def _decode(
         "layout": _LAYOUT, "origin": origin, "stamp": stamp, "classes": classes, "mean": mean, "std": std,
         "fingerprint": _fingerprint(decoded), "items": {split: len(labels[split]) for split in SPLITS},
     }  # fmt: skip
-    write_json(temporary / "meta.json", {**meta, DIGEST: digest(meta)})
+    write_sealed(temporary / "meta.json", meta)
     shutil.rmtree(folder, ignore_errors=True)
     temporary.rename(folder)
 
@@ -446,7 +469,7 @@ def _open(entry: Entry, size: int, folder: Path, stamp: list[list[Any]] | None) 
             raise ValueError(f"its arrays are of the shapes {shapes}")
         if meta.digest != digest(said) or meta.fingerprint != _fingerprint(splits.values()):
             raise ValueError("it is not what was decoded")
-    except (OSError, ValueError, KeyError, TypeError, EOFError, RecursionError) as error:
+    except Exception as error:  # whatever numpy makes of the header of an array
         warnings.warn(f"{folder} is damaged ({' '.join(str(error).split())}); it is decoded again", stacklevel=3)
         return None
     return Dataset(

@@ -10,7 +10,9 @@ import html
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from .. import paths
 from ..bench import steps as bench_steps
@@ -146,9 +148,53 @@ def _rows(part: Part, before: str = "") -> list[list[str]]:
     return [own, *(row for inner in part.of for row in _rows(inner, f"{before}or: "))]
 
 
+class _Part(BaseModel):
+    """A predicate with its arguments, which it checks itself; or several, of which one must hold."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+    says: str
+    predicate: str = ""
+    any: list["_Part"] = []
+
+    @model_validator(mode="after")
+    def _one_or_several(self) -> "_Part":
+        if bool(self.predicate) == bool(self.any):
+            raise ValueError("a part has a predicate, or any: of which one must hold")
+        return self
+
+
+class _Claim(BaseModel):
+    """A statement in a ledger's file."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+    id: Annotated[str, Field(pattern=r"^[A-Z][0-9]-[0-9]{2}$")]
+    kind: Literal["num", "ord", "def", "adv"]
+    statement: str
+    quote: dict[Literal["zh", "en"], str] | None = None
+    note: str = ""
+    reason: str = ""
+    experiment: str = ""
+    definition: str = ""
+    benchmark: str = ""
+    requires: dict[str, Any] = {}
+    parts: list[_Part] = []
+    also: list[_Part] = []
+    normalizers: list[str] = []
+    implemented: bool = False
+    values: dict[str, Any] = {}
+
+
+class _Ledger(BaseModel):
+    """The file of a ledger."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+    sources: dict[str, dict[Literal["title", "kind", "cite", "note"], str]]
+    claims: list[_Claim]
+
+
 def read(ledger: str = "claims") -> dict[str, Any]:
     """``book/claims.yml``, or another ledger: the documents (``sources``) and their statements (``claims``)."""
-    found: dict[str, Any] = read_yaml(paths.root() / "book" / f"{ledger}.yml")
+    found: dict[str, Any] = read_yaml(paths.root() / "book" / f"{ledger}.yml", _Ledger)
     return found
 
 

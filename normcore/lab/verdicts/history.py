@@ -47,4 +47,4 @@ def note(verdicts: Mapping[str, str], why: str) -> dict[str, str]:
 
 def _entries() -> list[dict[str, Any]]:
     path = paths.published() / "history.yml"
-    return list(read_yaml(path) or []) if path.is_file() else []
+    return list(read_yaml(path, list[dict[str, Any]] | None) or []) if path.is_file() else []

@@ -23,6 +23,7 @@ from normcore.lab.bench.loop import Setting
 from normcore.lab.bench.steps import PublishedFullNormBB, PublishedFullNormBL
 from normcore.lab.book import markdown, speed
 from normcore.lab.errors import LabError, UsageError
+from normcore.lab.files import read_sealed, write_sealed
 from normcore.lab.tasks import datasets
 from normcore.lab.tasks.images import ImageClassification
 
@@ -247,7 +248,7 @@ def test_a_table_of_steps_is_read_from_the_benchmarks(
         lab.step_costs()
     file = tmp_path / "data" / "benchmarks" / "steps-cpu.json"
     file.parent.mkdir(parents=True)
-    file.write_text(json.dumps(measured_steps), encoding="utf-8")
+    write_sealed(file, measured_steps)
     table = lab.step_costs()
     assert list(table) == [
         "variant", "norm", "ms", "ms_low", "ms_high", "of_none", "of_bn", "saved_mb", "images_per_second"
@@ -388,7 +389,7 @@ def test_the_command_writes_its_numbers(
     file = tmp_path / "new" / "layers.json"
     code, out, _ = call(monkeypatch, capsys, "bench", "layers", "--json", str(file), "--rounds", "3")
     assert (code, asked) == (0, [("auto", 3)])
-    assert json.loads(file.read_text(encoding="utf-8")) == found
+    assert read_sealed(file) == found
     assert "eager, at most 1.2 times nn.BatchNorm2d: missed (at worst 1.31: sn, a)" in out
 
 
@@ -399,7 +400,7 @@ def test_the_command_measures_steps(
     words = ("--device", "cpu", "--rounds", "1", "--image-size", "8", "--batch-size", "2")
     code, out, _ = call(monkeypatch, capsys, "bench", "steps", *words, "--json", str(file))
     assert code == 0
-    found = json.loads(file.read_text(encoding="utf-8"))
+    found = read_sealed(file)
     assert tuple(found["measured"]) == bench_steps.VARIANTS
     assert found["setting"]["batch_size"] == 2
     for variant in bench_steps.VARIANTS:
@@ -414,7 +415,7 @@ def test_the_command_prints_each_setting_of_the_training_loop(
     file = tmp_path / "training.json"
     code, out, _ = call(monkeypatch, capsys, "bench", "training", "--json", str(file), "--rounds", "3")
     assert (code, asked) == (0, [("auto", None, 3)])
-    assert json.loads(file.read_text(encoding="utf-8")) == made_up_training()
+    assert read_sealed(file) == made_up_training()
     lines = [" ".join(line.split()) for line in out.splitlines()]
     assert "catdog cats_vs_dogs, 64 px 16 250.5 100 300 2.5 0.8 0.4 307" in lines
     assert "lenet5 digits, 28 px 64 250.5 100 300 2.5 0.8" in lines
@@ -473,8 +474,8 @@ def test_the_page_shows_steps_and_the_training_loop(
     steps["measured"]["fnbb as published"]["rounds"] = [4.0, 6.0]
     steps["measured"]["fnbl as published"]["rounds"] = [2.0, 3.0]
     steps["measured"]["fnbl-text"].update(ms=[5, 4, 6.123], of_none=[2, 1.5, 2.5], of_bn=[1, 0.5, 1.2], saved_mb=1.25)
-    (folder / "steps-cpu.json").write_text(json.dumps(steps), encoding="utf-8")
-    (folder / "training-cuda.json").write_text(json.dumps(made_up_training("cuda")), encoding="utf-8")
+    write_sealed(folder / "steps-cpu.json", steps)
+    write_sealed(folder / "training-cuda.json", made_up_training("cuda"))
     cpu, _, cuda = speed.speed().partition("## On a GPU")
     assert cpu.startswith(
         "## On a CPU\n\n### A step of a network\n\n`catdog`, images of 8 pixels, batches of 4. Measured"
@@ -498,7 +499,7 @@ def test_a_page_without_numbers_says_so(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_the_published_numbers_are_of_the_layers_there_are() -> None:
     for file in (speed.paths.root() / "data" / "benchmarks").glob("layers-*.json"):
-        found = speed._read(file)
+        found = read_sealed(file)
         assert {limit["name"]: limit["verdict"] for limit in found["limits"]} == verdicts(found)
         for rows in found["measured"].values():
             assert {f"{name} eager" for name in bench_layers.NAMES} <= set(rows)
@@ -506,7 +507,7 @@ def test_the_published_numbers_are_of_the_layers_there_are() -> None:
 
 def test_the_published_steps_are_of_the_variants_there_are() -> None:
     for file in (speed.paths.root() / "data" / "benchmarks").glob("steps-*.json"):
-        assert tuple(speed._read(file)["measured"]) == bench_steps.VARIANTS
+        assert tuple(read_sealed(file)["measured"]) == bench_steps.VARIANTS
 
 
 def test_a_table_s_cells_keep_their_bars() -> None:

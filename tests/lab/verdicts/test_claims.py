@@ -515,7 +515,7 @@ def test_the_best_of_the_smaller_profiles_judges() -> None:
     smaller = [("half", pair([-0.2, -0.3])), ("quick", pair(ENOUGH)), ("smoke", pair([-d for d in ENOUGH]))]
     judged = claims._judge_by(entry(), [("full", pair([-0.2])), *smaller])
     assert (judged.verdict, judged.profile) == (SUPPORTED, "quick")
-    assert judged.reason.startswith("profile full has one seed so far")
+    assert judged.reason.startswith("profile full has one seed to judge it by")
 
 
 @pytest.mark.parametrize(
@@ -688,7 +688,7 @@ def test_the_ledger_is_judged_by_the_best_profile_that_has_enough_seeds(store: P
     published("fashion-lenet", "full", [replace(r, config=replace(r.config, lr=0.02)) for r in mnist([0.1])])
     judged = {j.id: j for j in claims.judge_all()}
     assert (judged["S4-03"].verdict, judged["S4-03"].profile) == (SUPPORTED, "quick")
-    assert judged["S4-03"].reason.startswith("profile full has one seed so far")
+    assert judged["S4-03"].reason.startswith("profile full has one seed to judge it by")
     assert judged["S0-04"].verdict == NOT_MEASURED
 
 
