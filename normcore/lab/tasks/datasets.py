@@ -178,7 +178,8 @@ def load(name: str, image_size: int, colours: str = "rgb") -> Dataset:
             origin, rows = "hub", _hub_rows(entry)
         _decode(entry, image_size, folder, rows, origin, stamp, colours)
         decoded = _open(entry, image_size, folder, stamp)
-    assert decoded is not None
+    if decoded is None:
+        raise DataError(f"{folder} was decoded and cannot be read back: is the disk full, or failing?")
     return decoded
 
 
