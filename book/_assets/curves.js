@@ -92,7 +92,14 @@
       const head = element("tr", {}, ...["", "", ...heads, "seeds", ""].map((words) => element("th", { scope: "col" }, words)));
       const focused = table.contains(document.activeElement) ? document.activeElement.getAttribute("aria-label") : null;
       table.replaceChildren(element("table", {}, element("thead", {}, head), element("tbody", {}, ...read.map((line) => row(line, read, compared)))));
+      fit();
       if (focused) table.querySelector(`[aria-label="${CSS.escape(focused)}"]`)?.focus();
+    }
+
+    /** Where a line's values do not fit beside its name they stand below it. */
+    function fit() {
+      table.classList.remove("nc-stacked");
+      table.classList.toggle("nc-stacked", table.scrollWidth > table.clientWidth + 1);
     }
 
     const rival = (line, read) => read.find((other) => other.name === line.rival && other.name !== line.name);
@@ -122,6 +129,7 @@
 
     slider.addEventListener("input", show);
     show();
+    new ResizeObserver(fit).observe(place);
     return { parts: [step, buttons, table], move: (x) => { slider.value = nearest(x); show(); } };
   };
   window.normcore = { element, number, lines: follow };
