@@ -315,6 +315,8 @@ def test_a_page_reads_well(
     assert watched.complaints == []
     over = watched.page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
     assert over <= 0, f"the page scrolls sideways by {over} px"
+    cut = "(tables) => tables.filter((t) => t.checkVisibility() && t.scrollWidth > t.clientWidth + 1).length"
+    assert watched.page.locator(".nc-read").evaluate_all(cut) == 0, "a table of what is drawn is cut"
     assert watched.page.evaluate("document.documentElement.dataset.theme") == scheme
     assert watched.page.locator("article h1").first.is_visible()
 
