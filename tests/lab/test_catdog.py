@@ -17,7 +17,7 @@ from normcore.lab.errors import UsageError
 from normcore.lab.figures.charts import draw_plane
 from normcore.lab.runs import training
 from normcore.lab.runs.store import Run
-from normcore.lab.runs.training import OutOfTime, train
+from normcore.lab.runs.training import OutOfTime, read_checkpoint, train
 from normcore.lab.tasks import networks
 from normcore.lab.tasks.images import ImageClassification
 
@@ -277,7 +277,7 @@ def test_the_reference_leaves_the_head_s_statistics_alone(tmp_path: Path, store:
     checkpoint = tmp_path / "run.pt"
     with pytest.raises(OutOfTime):
         train(small(norm="vbn", eval_every=2), CPU, deadline=-math.inf, checkpoint=checkpoint)
-    state = torch.load(checkpoint, weights_only=True)
+    state = read_checkpoint(checkpoint, CPU)
     assert state["curves"]["test"]["step"] == [2]
     counts = {name: n.item() for name, n in state["model"].items() if name.endswith("num_batches_tracked")}
     assert {name.partition(".")[0] for name in counts} == {"head"}

@@ -283,6 +283,19 @@ def train(
         return training.result()
 
 
+def read_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
+    """The state of a run on its way that was kept there.
+
+    Raises:
+        ValueError: it is damaged. What is none is refused by whatever torch makes of it.
+    """
+    content = path.read_bytes()
+    if hashlib.sha256(content[_SHA256:]).digest() != content[:_SHA256]:
+        raise ValueError("its checksum is another one")
+    state: dict[str, Any] = torch.load(io.BytesIO(content[_SHA256:]), map_location=device, weights_only=True)
+    return state
+
+
 class _Training:
     """A run on its way: what it is made of, where it has got to, and what it has measured."""
 
@@ -422,11 +435,7 @@ class _Training:
         if not checkpoint.is_file():
             return True
         try:
-            content = checkpoint.read_bytes()
-            if hashlib.sha256(content[_SHA256:]).digest() != content[:_SHA256]:
-                raise ValueError("its checksum is another one")
-            state = torch.load(io.BytesIO(content[_SHA256:]), map_location=self.device, weights_only=True)
-            self._take(state)
+            self._take(read_checkpoint(checkpoint, self.device))
         except Exception as error:  # whatever torch makes of a state that does not fit
             why = " ".join(str(error).split())
             warnings.warn(f"{checkpoint} cannot be gone on from ({why}): the run begins anew", stacklevel=2)
