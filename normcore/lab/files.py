@@ -59,18 +59,24 @@ def read_yaml(path: Path, schema: Any = Any) -> Any:
         said = yaml.load(content, Loader=_LOADER)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
-        raise LabError(f"{path}{line}: not YAML ({getattr(error, 'problem', None) or error})") from error
+        place = f", line {mark.line + 1}" if mark else ""
+        raise LabError(f"{path}{place}: not YAML ({getattr(error, 'problem', None) or error})") from error
     except (ValueError, RecursionError) as error:  # a date that there is none of; a nesting without end
         raise LabError(f"{path}: not YAML ({error})") from error
     try:
         TypeAdapter(schema).validate_python(said, strict=True)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ", ".join(map(str, first["loc"]))
-        number = _line(content, first["loc"])
-        raise LabError(f"{path}, line {number}: {where + ': ' if where else ''}{first['msg']}") from error
+        line = _line(content, error.errors()[0]["loc"])
+        raise LabError(f"{path}, line {line}: {first_error(error)}") from error
     return said
+
+
+def first_error(error: ValidationError) -> str:
+    """The first of what is wrong: where, and what is expected there."""
+    first = error.errors()[0]
+    where = ", ".join(map(str, first["loc"]))
+    said = first["msg"].removeprefix("Value error, ")
+    return f"{where}: {said}" if where else said
 
 
 def write_sealed(path: Path, record: Mapping[str, Any]) -> None:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from ..config import RunConfig
-from ..files import DIGEST, digest, write_sealed
+from ..files import DIGEST, digest, first_error, write_sealed
 from ..probes import Probed
 
 KEY = r"^[0-9a-f]{16}$"  # the name of a run
@@ -99,7 +99,7 @@ def read_index(path: Path) -> dict[str, list[str]]:
     try:
         return _INDEX.validate_python(stages)
     except ValidationError as error:
-        raise Unreadable(f"is not an index ({_first(error)})") from error
+        raise Unreadable(f"is not an index ({first_error(error)})") from error
 
 
 def _loaded(path: Path, what: str) -> Any:
@@ -168,11 +168,4 @@ def _check(record: Mapping[str, Any]) -> None:
     try:
         _Record.model_validate(record)
     except ValidationError as error:
-        raise Unreadable(f"is not a result ({_first(error)})") from error
-
-
-def _first(error: ValidationError) -> str:
-    """The first of what is wrong: where, and what is expected there."""
-    first = error.errors()[0]
-    where = ", ".join(str(name) for name in first["loc"])
-    return f"{where}: {first['msg']}" if where else first["msg"].removeprefix("Value error, ")
+        raise Unreadable(f"is not a result ({first_error(error)})") from error

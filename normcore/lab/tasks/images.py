@@ -75,8 +75,11 @@ class ImageClassification(Task):
             raise UsageError(f"{ONE_CLASS} must be a share from 0 to 1, got {share!r}")
         if not 1 <= config.image_size <= LARGEST:
             raise UsageError(f"image_size must be from 1 to {LARGEST} pixels, got {config.image_size}")
-        with torch.device("meta"):  # sizes alone: whether there is such a network, before anything is read or trained
-            networks.MODELS[config.model](nn.Identity, 3, 10, config.image_size, **config.model_options)
+        try:  # sizes alone: whether there is such a network, before anything is read or trained
+            with torch.device("meta"):
+                networks.MODELS[config.model](nn.Identity, 3, 10, config.image_size, **config.model_options)
+        except TypeError as error:
+            raise UsageError(f"model_options: {error}") from error
         if config.outliers and config.outlier_kind == "foreign" and not config.foreign:
             raise UsageError("outlier_kind='foreign' needs the name of another data set, got foreign=''")
 
