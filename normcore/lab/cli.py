@@ -53,7 +53,7 @@ def main() -> None:
         _fail(error, 1)
     except SystemExit as leaving:
         if leaving.code == INTERRUPTED:  # typer makes an exit of its own of a KeyboardInterrupt
-            logging.disable()  # asyncio tells of the notebook's cell that was left, at length
+            logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # it tells of the cell that was left, at length
             _fail(LabError("stopped; what was measured is kept, and the next call goes on"), INTERRUPTED)
         raise
     except BrokenPipeError:  # the reader of a pipe has seen enough
