@@ -1,7 +1,7 @@
 """The pipeline when it is killed: its children end with it, and the next build goes on."""
 
+import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -146,13 +146,31 @@ def test_the_children_of_a_killed_build_end_and_the_next_build_goes_on(here: Pat
     assert "2 runs" in (here / TARGET).read_text()
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGKILL, -9)])
-def test_the_kernel_and_the_workers_of_a_run_end_with_it(
-    number: signal.Signals, code: int, here: Path, start: Start
-) -> None:
-    run = start(sys.executable, "-m", "normcore.lab.cli", "run", "trial", "--jobs", "2", "--to", "book/runs")
+def run_trial(start: Start) -> "subprocess.Popen[str]":
+    return start(sys.executable, "-m", "normcore.lab.cli", "run", "trial", "--jobs", "2", "--to", "book/runs")
+
+
+def test_the_kernel_and_the_workers_of_a_killed_run_end_with_it(here: Path, start: Start) -> None:
+    run = run_trial(start)
     wait_for_training(here, run)
-    run.send_signal(number)
+    run.kill()
     wait_until(lambda: not at_work(here), "the kernel and the workers have ended")
-    assert run.wait() == code
-    assert bool(half_written(here)) == (number == signal.SIGKILL)  # which the next build takes away
+    assert half_written(here)  # which the next build takes away
+
+
+@pytest.mark.parametrize("everyone", [False, True], ids=["the command", "every process"])
+def test_a_run_that_a_scheduler_stops_saves_its_state_and_may_be_requeued(
+    everyone: bool, here: Path, start: Start
+) -> None:
+    """Some schedulers send SIGTERM to the command that they started, others to every process of a job."""
+    run = run_trial(start)
+    wait_for_training(here, run)
+    time.sleep(2)  # some steps
+    for process in at_work(here) if everyone else [run]:
+        process.terminate()
+    said, _ = run.communicate()
+    assert run.returncode == os.EX_TEMPFAIL, said
+    assert "0 of 2 runs of trial are there; told to stop by SIGTERM: run it again to go on" in said
+    wait_until(lambda: not at_work(here), "the kernel and the workers have ended")
+    assert len(list((here / "cache" / "checkpoints").iterdir())) == 2
+    assert not half_written(here)

@@ -2,10 +2,12 @@
 
 import json
 import logging
+import math
 import os
 import shutil
 import signal
 import sys
+import time
 import traceback
 import warnings
 from collections.abc import Mapping
@@ -17,7 +19,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from .errors import LabError, ShardDone, SweepIncomplete, UsageError
+from .errors import LabError, ShardDone, SweepIncomplete, TimeUp, UsageError
 from .lifetime import end_well
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
@@ -38,8 +40,9 @@ To = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write t
 def main() -> None:
     """Entry point: what the lab refuses is one line and an exit code, never a traceback.
 
-    Exit codes: 2 bad input, nothing was run; 3 stopped before the end, the next call goes on; 130 and 143 stopped
-    by SIGINT and SIGTERM, the next call goes on; 1 anything else that failed.
+    Exit codes: 2 bad input, nothing was run; 3 runs failed, the next call tries them again; 75 the time was over, the
+    budget's or at a SIGTERM, and the state of every run is saved: the same call goes on, so a scheduler may requeue it;
+    130 and 143 stopped by SIGINT and SIGTERM without that; 1 anything else that failed.
     """
     end_well()
     warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
@@ -47,6 +50,8 @@ def main() -> None:
         app()
     except UsageError as error:
         _fail(error, 2)
+    except TimeUp as error:
+        _fail(error, os.EX_TEMPFAIL)
     except SweepIncomplete as error:
         _fail(error, 3)
     except LabError as error:
@@ -179,6 +184,7 @@ def run(
     if not names:
         raise UsageError("nothing to run: name experiments, or all, or give --plan")
     from .runs.experiments import experiments, find
+    from .runs.sweep import parse_seconds
 
     chosen = list(experiments().values()) if names == ["all"] else [find(name) for name in names]
     how = {"device": device, "fresh": fresh, "jobs": jobs, "shard": shard, "time_budget": time_budget, "train": train}
@@ -186,13 +192,20 @@ def run(
     for experiment in chosen:  # everything is checked before anything is run
         experiment.profile(profile)
         experiment.check({**what, **how})
-    stopped = False
+    stopped, deadline = False, time.monotonic() + parse_seconds(time_budget)
     for experiment in chosen:
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise TimeUp(f"the time budget is used up before {experiment.name}: run it again to go on")
+        if math.isfinite(left):
+            how["time_budget"] = f"{left:.1f}s"
         try:
             output = experiment.run(profile, {**what, **how}, to / experiment.notebook.name)
             console.print(f"{experiment.name}: {output}")
         except ShardDone as error:
             console.print(str(error))
+        except TimeUp:
+            raise
         except SweepIncomplete as error:
             stopped = True
             print(error, file=sys.stderr)
@@ -201,8 +214,6 @@ def run(
 
 
 def _run_plan(names: list[str] | None, device: str, jobs: int, time_budget: str) -> None:
-    import time
-
     from .runs.experiments import check_how
     from .runs.sweep import parse_seconds
     from .verdicts.plan import perform
@@ -211,11 +222,7 @@ def _run_plan(names: list[str] | None, device: str, jobs: int, time_budget: str)
         raise UsageError(f"--plan chooses the runs by itself, got {' '.join(names)}, too")
     check_how({"device": device, "jobs": jobs, "time_budget": time_budget})
     deadline = time.monotonic() + parse_seconds(time_budget)
-    try:
-        left = perform(device, jobs, deadline)
-    except SweepIncomplete as error:
-        print(error, file=sys.stderr)
-        raise typer.Exit(3) from None
+    left = perform(device, jobs, deadline)
     console.print(f"nothing is left that more seeds are expected to decide ({len(left)} statements are undecided)")
 
 

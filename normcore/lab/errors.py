@@ -20,6 +20,11 @@ class SweepIncomplete(LabError):
     """A sweep stopped before all its runs were there; what was measured is kept, the next call goes on."""
 
 
+class TimeUp(SweepIncomplete):
+    """A sweep stopped because its time ended, the budget's or, with SIGTERM, the scheduler's: the state of every run is
+    saved, nothing is wrong, and the same call goes on from there."""
+
+
 class ShardDone(SweepIncomplete):
     """A shard has done its part; the runs that are missing are the other shards'."""
 

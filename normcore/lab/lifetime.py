@@ -1,7 +1,8 @@
-"""Processes that end with the one that started them.
+"""Processes that end with the one that started them, and that end well when they are told to.
 
 A build starts Snakemake, that ``normcore run``, that a notebook's kernel, that the workers of a sweep. A process that
-is killed cannot end its children, so each child watches its parent. (A kernel does so by itself.)
+is killed cannot end its children, so each child watches its parent. (A kernel does so by itself.) A scheduler whose
+time is over sends SIGTERM to one of them or to all, and SIGKILL after a grace time; training saves its state between.
 
     python -m normcore.lab.lifetime COMMAND ...   runs a command written in Python, so that it ends with its parent, too
 """
@@ -13,8 +14,65 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
+import psutil
+
+GRACE = 20.0  # seconds from being told to stop to being killed; a scheduler's is 30 and more
 PARENT = "NORMCORE_PARENT"  # the process that ``normcore`` is to end with; where it is not set, it outlives its parent
+
+
+_told = threading.Event()
+
+
+def told_to_stop() -> bool:
+    """Whether SIGTERM came within a block of :func:`stopping_well`: time to save what there is and to return."""
+    return _told.is_set()
+
+
+@contextmanager
+def stopping_well(tell: Callable[[], object] = lambda: None) -> Iterator[None]:
+    """Within the block SIGTERM ends nothing: :func:`told_to_stop` says that it came, and ``tell`` is called.
+
+    A thread that is not the main one cannot take a signal: there the block changes nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def note(*_: object) -> None:
+        _told.set()
+        tell()
+
+    handler = signal.signal(signal.SIGTERM, note)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+        _told.clear()
+
+
+@contextmanager
+def children_stopping_well() -> Iterator[None]:
+    """Within the block SIGTERM is passed on to the children, who have the grace time to stop well. After that, or where
+    they end by it without a word, this process ends, with exit code 143."""
+
+    def leave(*_: object) -> None:
+        raise SystemExit(128 + signal.SIGTERM)
+
+    def tell() -> None:
+        for child in psutil.Process().children():
+            child.terminate()
+        signal.signal(signal.SIGALRM, leave)
+        signal.setitimer(signal.ITIMER_REAL, 1.5 * GRACE)  # they may have children of their own to wait for
+
+    with stopping_well(tell):
+        try:
+            yield
+        finally:
+            if told_to_stop():
+                signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def end_with(parent: int) -> None:

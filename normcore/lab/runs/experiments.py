@@ -10,6 +10,7 @@ import ast
 import functools
 import json
 import os
+import signal
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -19,8 +20,9 @@ from typing import Any, Literal
 import nbformat
 
 from .. import paths
-from ..errors import DataError, LabError, ShardDone, SweepIncomplete, UsageError, unknown
+from ..errors import DataError, LabError, ShardDone, SweepIncomplete, TimeUp, UsageError, unknown
 from ..files import read_yaml, replacing
+from ..lifetime import children_stopping_well, told_to_stop
 from .store import Run, Store
 
 PROFILES = ("smoke", "quick", "half", "full")
@@ -177,7 +179,8 @@ class Experiment:
         Raises:
             UsageError: unknown profile or parameter, a value of the wrong type or range.
             ShardDone: the notebook did its shard of a sweep and stopped there.
-            SweepIncomplete: the time budget ended, or a run failed.
+            TimeUp: the time budget ended, or SIGTERM came.
+            SweepIncomplete: a run failed.
             LabError: nothing is there that could be shown; a cell failed.
         """
         parameters = {**self.profile(profile), **self.check(changes or {})}
@@ -219,14 +222,14 @@ def find(name: str) -> Experiment:
     return known[name]
 
 
-_SAID: tuple[type[LabError], ...] = (UsageError, DataError, SweepIncomplete, ShardDone, LabError)
+_SAID: tuple[type[LabError], ...] = (UsageError, DataError, SweepIncomplete, ShardDone, TimeUp, LabError)
 
 
 def execute(notebook: Path, output: Path, parameters: Mapping[str, Any] | None = None) -> Path:
     """Execute a notebook by papermill; the copy with its outputs takes its final name only if it ended well.
 
     Raises:
-        UsageError, ShardDone, SweepIncomplete, LabError: as :meth:`Experiment.run`.
+        UsageError, ShardDone, TimeUp, SweepIncomplete, LabError: as :meth:`Experiment.run`.
     """
     import papermill
     from papermill.exceptions import PapermillExecutionError
@@ -236,7 +239,7 @@ def execute(notebook: Path, output: Path, parameters: Mapping[str, Any] | None =
     stream = terminal()
     if stream is not None and "NORMCORE_TERMINAL" not in os.environ:
         os.environ["NORMCORE_TERMINAL"] = os.ttyname(stream.fileno())  # the kernel shows its bars there
-    with replacing(output) as temporary:
+    with replacing(output) as temporary, children_stopping_well():
         try:
             papermill.execute_notebook(
                 notebook, temporary, parameters=dict(parameters or {}), kernel_name="python3",
@@ -252,5 +255,7 @@ def execute(notebook: Path, output: Path, parameters: Mapping[str, Any] | None =
             where = f"{notebook.name}, cell {error.exec_count}"
             raise LabError(f"{where}: {error.ename}: {error.evalue}") from error
         except Exception as error:  # a dead kernel, a time-out: nbclient's errors
+            if told_to_stop():  # it was no sweep that the kernel was at, and it ended by the signal
+                raise SystemExit(128 + signal.SIGTERM) from error
             raise LabError(f"{notebook.name}: {type(error).__name__}: {error}") from error
     return output

@@ -1,6 +1,7 @@
 """A sweep: many runs, side by side, resumable, sharable, within a time budget."""
 
 import dataclasses
+import errno
 import math
 import os
 import signal
@@ -25,7 +26,8 @@ from tqdm import tqdm
 from ... import own
 from .. import paths
 from ..config import RunConfig
-from ..errors import LabError, ShardDone, SweepIncomplete, UsageError
+from ..errors import LabError, ShardDone, SweepIncomplete, TimeUp, UsageError
+from ..lifetime import GRACE, end_with, stopping_well, told_to_stop
 from ..provenance import choose_device
 from ..tasks import task_class
 from . import training, weights
@@ -83,15 +85,16 @@ def sweep(
         store: where results are and go.
         device: ``auto``, ``cpu`` or ``cuda``.
         jobs: how many runs side by side, each in a process of its own, on a CPU with one thread each.
-        fresh: run again what is there; the old result stays until the new one replaces it.
+        fresh: run again what is there; the old result stays until the new one replaces it. What another process has
+            replaced since this sweep began counts as run again.
         shard: run this part only.
-        deadline: by ``time.monotonic``; past it the sweep stops inside the run and keeps its state.
+        deadline: by ``time.monotonic``; past it, or at a SIGTERM, the sweep stops inside the run and keeps its state.
 
     Raises:
         UsageError, DataError: before anything is run.
         ShardDone: if all that is missing belongs to other shards.
-        SweepIncomplete: if runs are missing for another reason (the budget, a dead worker); calling again
-            goes on.
+        TimeUp: at the deadline or a SIGTERM; calling again goes on.
+        SweepIncomplete: if runs are missing for another reason (a dead worker); calling again goes on.
     """
     wanted = {config.key: config for config in configs}
     check(wanted.values())
@@ -106,15 +109,18 @@ def sweep(
         data = {(c.task, c.dataset, c.image_size, c.colours, c.foreign): c for c in (*first, *todo)}
         for config in data.values():
             task_class(config.task).prepare(config)  # once, here, and what is wrong with it is said before any run
-        problems = _perform([_Job(c, store, chosen, deadline, keep=True) for c in first], jobs)
-        problems += _perform([_Job(c, store, chosen, deadline, fresh) for c in todo], jobs)
+        again = {c.key: _written(store, c.key) if fresh else None for c in todo}
+        with stopping_well():
+            problems = _perform([_Job(c, store, chosen, deadline, keep=True) for c in first], jobs)
+            problems += _perform([_Job(c, store, chosen, deadline, again[c.key]) for c in todo], jobs)
     found = [store.get(key) for key in wanted]
     missing = found.count(None)
     if missing:
         where = f"{len(wanted) - missing} of {len(wanted)} runs of {store.experiment} are there"
         if not problems:
             raise ShardDone(f"{where}; the rest belongs to other shards")
-        raise SweepIncomplete(f"{where}; {'; '.join(dict.fromkeys(problems))}")
+        kind = TimeUp if {*problems} <= {_BUDGET, _TOLD} else SweepIncomplete
+        raise kind(f"{where}; {'; '.join(dict.fromkeys(problems))}")
     return [run for run in found if run]
 
 
@@ -146,7 +152,7 @@ class _Job:
     store: Store
     device: torch.device
     deadline: float
-    fresh: bool = False
+    replaced: float | None = None  # which result is to be run again, by the time of its file; 0 where there is none
     keep: bool = False  # the trained network, whether or not the result is there
 
     @property
@@ -168,33 +174,36 @@ class _Outcome:
 
 
 _AGAIN = "run it again to go on"
-_BUDGET = _Outcome(problem=f"the time budget is used up: {_AGAIN}")
+_BUDGET = f"the time budget is used up: {_AGAIN}"
+_TOLD = f"told to stop by SIGTERM: {_AGAIN}"
+
+
+def _written(store: Store, key: str) -> float:
+    """When the own result was written, by the clock of its file system; 0 where there is none."""
+    path = store.path(key)
+    return path.stat().st_mtime if path.is_file() else 0.0
 
 
 def _attempt(job: _Job, progress: Callable[[int], None], patient: bool) -> _Outcome:
-    """Do the run and store it, unless another process does: ``patient`` waits for that one's result."""
-    lock = paths.cache() / "locks" / f"{job.config.key}.lock"
-    asked = time.time()
+    """Do the run and store it, unless another process is at it; ``patient`` waits a second for that one."""
     try:
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(lock, timeout=_seconds_left(job) if patient else 0):
-            result = job.store.path(job.config.key)
-            newer = result.is_file() and result.stat().st_mtime > asked
+        with _locked(job, 1.0 if patient else 0.0):
+            fresh = job.replaced is not None and job.replaced == _written(job.store, job.config.key)
             known = job.store.find(job.config.key)
             kept = not job.keep or weights.file(job.config.key).is_file()
-            if newer or (known and kept and not job.fresh):
+            if known and kept and not fresh:
                 return _Outcome()
             run = train(job.config, job.device, progress=progress, deadline=job.deadline,
                         checkpoint=job.checkpoint, keep=job.keep)  # fmt: skip
-            if known and not job.fresh:
+            if known and not fresh:
                 _compare(known, run)
             else:
                 job.store.put(run)
             return _Outcome()
     except Timeout:
-        return _BUDGET if patient else _Outcome(busy=True)
+        return _Outcome(busy=True)
     except OutOfTime:
-        return _BUDGET
+        return _Outcome(problem=_TOLD if told_to_stop() else _BUDGET)
     except LabError as error:
         return _Outcome(problem=f"{job.name}: {error}")
     except Exception as error:
@@ -211,9 +220,26 @@ def _compare(known: Run, again: Run) -> None:
         )
 
 
-def _seconds_left(job: _Job) -> float:
-    """Until the deadline; -1, which is for ever to a lock, where there is none."""
-    return -1 if math.isinf(job.deadline) else max(0.0, job.deadline - time.monotonic())
+@contextmanager
+def _locked(job: _Job, seconds: float) -> Iterator[None]:
+    """Within the block no other process is at this run. On a file system without locks one may be: both then compute
+    the same, and the later result replaces the other as a whole."""
+    lock = FileLock(paths.cache() / "locks" / f"{job.config.key}.lock")
+    Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
+    try:
+        lock.acquire(timeout=seconds)
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
+            raise
+        warnings.warn(
+            f"{paths.cache()} is on a file system without locks: another process may make the same runs; name a folder "
+            "on another one with NORMCORE_CACHE",
+            stacklevel=2,
+        )
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 # --- all of them -----------------------------------------------------------------------------------------
@@ -224,7 +250,7 @@ def _perform(work: Sequence[_Job], jobs: int) -> list[str]:
     if not work:
         return []
     for job in work:
-        if job.fresh:
+        if job.replaced is not None:
             job.checkpoint.unlink(missing_ok=True)
     with _bars(work) as report:
         if jobs == 1:
@@ -240,8 +266,8 @@ def _one_by_one(work: Sequence[_Job], report: _Report) -> list[str]:
     problems: list[str] = []
     queue = [(i, job, False) for i, job in enumerate(work)]
     for i, job, patient in queue:  # grows: what another process was at comes again at the end
-        if time.monotonic() > job.deadline:
-            return [*problems, _BUDGET.problem]
+        if told_to_stop() or time.monotonic() > job.deadline:
+            return [*problems, _TOLD if told_to_stop() else _BUDGET]
         outcome = _attempt(job, lambda steps, i=i: report(i, steps, False), patient)  # type: ignore[misc]
         if outcome.busy:
             queue.append((i, job, True))
@@ -286,6 +312,9 @@ class _SideBySide:
         """Do all of them; returns what went wrong, in words."""
         try:
             while self.waiting or any(worker.run is not None for worker in self.workers):
+                if told_to_stop():
+                    self._give_up(_TOLD)
+                    break  # whoever is at work saves its state when it is told, below
                 self._hand_out()
                 for pipe in wait([worker.pipe for worker in self.workers], timeout=0.2):
                     self._hear(next(worker for worker in self.workers if worker.pipe is pipe))
@@ -302,7 +331,7 @@ class _SideBySide:
     def _hand_out(self) -> None:
         """A run to each worker that has none, and as many workers as there is work for."""
         if self.waiting and time.monotonic() > self.work[0].deadline:
-            self._give_up(_BUDGET.problem)
+            self._give_up(_BUDGET)
         for worker in self.workers:
             if worker.ready and worker.run is None and self.waiting:
                 i = self.waiting.pop(0)
@@ -379,7 +408,7 @@ class _Worker:
 
     def end(self) -> None:
         self.process.terminate()
-        self.process.join(5)
+        self.process.join(GRACE)
         self.process.kill()
         self.process.join(5)
         self.pipe.close()
@@ -406,9 +435,8 @@ def _leave(*_: object) -> None:
 
 
 def _work(pipe: Connection, steps: Any) -> None:
-    """What a worker does: say that it is ready, then one run after another."""
-    from ..lifetime import end_with  # here, so that it can be run as a program without having been imported
-
+    """What a worker does: say that it is ready, then one run after another. Told to stop, it saves the state of its
+    run and leaves; whether another worker goes on with it is the parent's to say."""
     signal.signal(signal.SIGTERM, _leave)
     end_with(os.getppid())
     with suppress(EOFError, OSError):  # the pipe's: the parent is gone
@@ -419,7 +447,11 @@ def _work(pipe: Connection, steps: Any) -> None:
             def progress(done: int, run: int = run) -> None:
                 steps[run] = done
 
-            pipe.send(_attempt(job, progress, patient))
+            with stopping_well():
+                outcome = _attempt(job, progress, patient)
+                if told_to_stop():
+                    _leave()
+            pipe.send(outcome)
 
 
 # --- progress --------------------------------------------------------------------------------------------

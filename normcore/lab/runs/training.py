@@ -26,6 +26,7 @@ from .. import probes
 from ..config import OPTIMIZERS, ORDERS, SCHEDULES, RunConfig
 from ..errors import LabError, UsageError, unknown
 from ..files import replacing
+from ..lifetime import told_to_stop
 from ..provenance import provenance
 from ..tasks import ghost, keras_contrib, task_class
 from ..tasks.task import Batch, Task
@@ -38,7 +39,8 @@ LAB_NORMS = {**keras_contrib.NORMS, **ghost.NORMS}  # normalizers of the laborat
 
 
 class OutOfTime(LabError):
-    """The time budget ended inside a run; its state is saved and the next call goes on from there."""
+    """The time ended inside a run, the budget's or the scheduler's; its state is saved, and the next call goes on from
+    there."""
 
 
 def check(config: RunConfig) -> None:
@@ -261,7 +263,8 @@ def train(
         config: what to run.
         device: where.
         progress: called with the number of steps done.
-        deadline: by ``time.monotonic``; past it the state is saved and :class:`OutOfTime` raised.
+        deadline: by ``time.monotonic``; past it, or at a SIGTERM (:func:`.lifetime.stopping_well`), the state is saved
+            and :class:`OutOfTime` raised.
         checkpoint: where the state of an unfinished run is kept; a state found there is gone on from.
         keep: keep the trained network, for runs that start from it.
 
@@ -311,7 +314,8 @@ class _Training:
         self.reference: Tensor | None = None
         if any(isinstance(layer, VirtualBatchNorm) for layer in self.model.modules()):
             self.reference = task.batch(next(batches(task, config, 0)))[0]
-        self.done = 0
+        self.done = self.logged = 0  # steps; up to the last point of the curves
+        self.rows = torch.zeros(len(task.metrics), config.log_every, device=device)  # of the steps since
         self.diverged_at: int | None = None
         self.curves: dict[str, dict[str, list[float]]] = {
             split: {name: [] for name in ("step", *(task.scores if split == config.evaluated_on else task.metrics))}
@@ -323,34 +327,31 @@ class _Training:
         """Every step that is left, unless the loss stops being a number or the time is over."""
         config = self.config
         advance = stepper(self.model, self.optim, self.task, self.reference)
-        rows = torch.zeros(len(self.task.metrics), config.log_every, device=self.device)
-        logged, saved = self.done, time.monotonic()
+        saved = time.monotonic()
         for index in batches(self.task, config, self.done):
             self.probe()
             if not config.steady:
                 for group in self.optim.param_groups:
                     group["lr"] = rate(config, self.done)
-            for row, value in zip(rows, advance(index), strict=True):
-                row[self.done - logged] = value
+            for row, value in zip(self.rows, advance(index), strict=True):
+                row[self.done - self.logged] = value
             self.done += 1
             evaluated = self.done % config.eval_every == 0 or self.done == config.steps
-            if not (self.done - logged == config.log_every or evaluated):
-                continue
-            self.log(rows[:, : self.done - logged])
-            if self.diverged_at is not None:
-                return
-            if evaluated:
-                self.evaluate()
-            logged = self.done
-            progress(self.done)
+            if self.done - self.logged == config.log_every or evaluated:
+                self.log(self.rows[:, : self.done - self.logged])
+                if self.diverged_at is not None:
+                    return
+                if evaluated:
+                    self.evaluate()
+                progress(self.done)
             if self.done == config.steps:
                 break
-            late = time.monotonic() > deadline
+            late = told_to_stop() or time.monotonic() > deadline
             if checkpoint and (late or time.monotonic() - saved > CHECKPOINT_EVERY):
                 self.save(checkpoint)
                 saved = time.monotonic()
             if late:
-                raise OutOfTime(f"the time budget ended at step {self.done} of {config.steps}")
+                raise OutOfTime(f"the time ended at step {self.done} of {config.steps}")
         if not config.steps:  # a network that another run has trained is only looked at
             self.evaluate()
         self.probe(last=True)
@@ -361,6 +362,7 @@ class _Training:
         Args:
             rows: (metrics, steps): losses, and counts of a batch's answers.
         """
+        self.logged = self.done
         losses, *counts = rows
         values, answers = losses.tolist(), self.config.batch_size * self.task.answers
         bad = next((i for i, value in enumerate(values) if not math.isfinite(value)), None)
@@ -422,7 +424,8 @@ class _Training:
             generators["cuda"] = torch.cuda.get_rng_state(self.device)
         state = {
             "model": self.model.state_dict(), "optimizer": self.optim.state_dict(), "generators": generators,
-            "curves": self.curves, "probes": self.probes, "done": self.done, "seconds": time.monotonic() - self.clock,
+            "curves": self.curves, "probes": self.probes, "done": self.done,
+            "rows": self.rows[:, : self.done - self.logged].clone(), "seconds": time.monotonic() - self.clock,
         }  # fmt: skip
         content = io.BytesIO()
         torch.save(state, content)
@@ -450,6 +453,9 @@ class _Training:
         if "cuda" in state["generators"] and self.device.type == "cuda":
             torch.cuda.set_rng_state(state["generators"]["cuda"].cpu(), self.device)
         self.curves, self.probes, self.done = state["curves"], state["probes"], state["done"]
+        pending = state["rows"].shape[1]
+        self.logged = self.done - pending
+        self.rows[:, :pending] = state["rows"]
         self.clock -= state["seconds"]
 
     def result(self) -> Run:

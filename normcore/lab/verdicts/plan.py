@@ -1,14 +1,13 @@
 """The runs that would decide what is undecided: which, in what order, and what they are expected to take."""
 
 import math
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
 
 from ..config import RunConfig
-from ..errors import SweepIncomplete
+from ..errors import SweepIncomplete, TimeUp
 from ..runs.store import Run, Store
 from ..runs.sweep import sweep
 from ..stats import LOOKS
@@ -65,7 +64,8 @@ def perform(device: str = "auto", jobs: int = 1, deadline: float = math.inf) -> 
     is made then. Returns what is left, which more seeds are not expected to decide.
 
     Raises:
-        SweepIncomplete: at the deadline, or if runs failed; calling again goes on.
+        TimeUp: at the deadline or a SIGTERM; calling again goes on.
+        SweepIncomplete: if runs failed; calling again tries them again.
     """
     failed: dict[str, str] = {}
     while True:
@@ -76,9 +76,9 @@ def perform(device: str = "auto", jobs: int = 1, deadline: float = math.inf) -> 
         first = todo[0]
         try:
             sweep(first.now, Store(first.judged.experiment), device=device, jobs=jobs, deadline=deadline)
+        except TimeUp:
+            raise
         except SweepIncomplete as error:
-            if time.monotonic() > deadline:
-                raise
             failed[first.judged.id] = str(error)
     if failed:
         raise SweepIncomplete("; ".join(dict.fromkeys(failed.values())))

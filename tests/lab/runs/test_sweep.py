@@ -18,8 +18,9 @@ from typing import Any
 import pytest
 import torch
 
+from normcore.lab import lifetime
 from normcore.lab.config import RunConfig
-from normcore.lab.errors import DataError, ShardDone, SweepIncomplete, UsageError
+from normcore.lab.errors import DataError, ShardDone, SweepIncomplete, TimeUp, UsageError
 from normcore.lab.runs import sweep as sweep_module
 from normcore.lab.runs.store import Store
 from normcore.lab.runs.sweep import Shard, _Worker, parse_seconds, sweep
@@ -147,13 +148,36 @@ def test_a_time_budget_stops_inside_a_run_and_the_next_call_goes_on(jobs: int, s
     whole = train(long(), torch.device("cpu"))
     shared = Store("trial")
     sweep([config()], shared, jobs=jobs)  # so that the budget below is not spent on starting and decoding
-    with pytest.raises(SweepIncomplete, match="time budget is used up"):
+    with pytest.raises(TimeUp, match="time budget is used up"):
         sweep([long(), long(1)], shared, jobs=jobs, deadline=time.monotonic() + 0.3)
     checkpoints = list((store.parent / "cache" / "checkpoints").glob("*.pt"))
     if jobs == 1:  # (with two, the processes take longer than that to start: it stops before a run)
         assert [p.stem for p in checkpoints] == [long().key]
     assert shared.get(long(1).key) is None
     assert sweep([long()], shared, jobs=jobs)[0].curves == whole.curves
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_told_to_stop_by_a_scheduler_every_run_saves_its_state_and_the_next_call_goes_on(
+    jobs: int, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At any step, also between two points of the curves."""
+    wanted = [config(steps=400, log_every=100, eval_every=400, seed=seed) for seed in (0, 1)]
+    whole = [train(c, torch.device("cpu")) for c in wanted]
+
+    @contextmanager
+    def watched(work: Any) -> Iterator[Any]:
+        yield lambda place, steps, finished: steps and os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as context:
+        context.setattr(sweep_module, "_bars", watched)
+        with pytest.raises(TimeUp, match="0 of 2 runs of trial are there; told to stop by SIGTERM: run it again"):
+            sweep(wanted, Store("trial"), jobs=jobs)
+    checkpoints = {path.stem for path in (store.parent / "cache" / "checkpoints").iterdir()}
+    assert checkpoints == {c.key for c in wanted[:jobs]}
+    assert not lifetime.told_to_stop()
+    again = sweep(wanted, Store("trial"), jobs=jobs)
+    assert [(run.final, run.curves) for run in again] == [(run.final, run.curves) for run in whole]
 
 
 class Killer:
