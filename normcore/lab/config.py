@@ -15,6 +15,7 @@ from typing import Any
 from .. import own
 from . import pictures
 from .errors import UsageError
+from .files import marked_up
 
 OPTIMIZERS = ("adam", "sgd")
 ORDERS = ("shuffled", "fixed")
@@ -82,6 +83,8 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         _check_types(self)
+        if (place := marked_up(dataclasses.asdict(self))) is not None:
+            raise UsageError(f"{place[0] if place else 'a name'} has HTML in a name or a text, which pages show")
         for name in ("dataset", "foreign"):
             if pictures.is_own(getattr(self, name)):
                 object.__setattr__(self, name, pictures.pin(getattr(self, name)))

@@ -1,15 +1,19 @@
 """Files: reading them, and writing them so that nothing half-written is ever left under a final name."""
 
+import errno
 import hashlib
 import json
 import os
+import re
 import tempfile
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml
+from filelock import FileLock
 from pydantic import TypeAdapter, ValidationError
 
 from .errors import LabError
@@ -20,10 +24,71 @@ _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml, where PyYAML
 DIGEST = "digest"  # the field of a file that has the hash of all others
 
 
+#: the beginning of a tag: no name and no text that is read from a file has one, since pages are made of them
+MARKUP = re.compile("<[a-zA-Z/!?]")
+
+
+def marked_up(value: Any, place: tuple[int | str, ...] = ()) -> tuple[int | str, ...] | None:
+    """Where a value of mappings and lists first has HTML in a name or a text, or None."""
+    if isinstance(value, str):
+        return place if MARKUP.search(value) else None
+    inside: Iterable[tuple[Any, Any]] = ()
+    if isinstance(value, Mapping):
+        if any(MARKUP.search(str(name)) for name in value):
+            return place
+        inside = value.items()
+    elif isinstance(value, list | tuple):
+        inside = enumerate(value)
+    return next((at for name, v in inside if (at := marked_up(v, (*place, name))) is not None), None)
+
+
+def parse_json(text: str) -> Any:
+    """What a JSON text says.
+
+    Raises:
+        ValueError: it is no JSON, or has HTML in a name or a text.
+        RecursionError: a nesting without end.
+    """
+    value = json.loads(text)
+    place = marked_up(value) if re.search(r"<|\\u003c", text, re.IGNORECASE) else None
+    if place is not None:
+        raise ValueError(f"HTML in a name or a text: {', '.join(map(str, place))}")
+    return value
+
+
 def digest(record: Mapping[str, Any]) -> str:
     """16 hexadecimal digits of all that a record says but for its digest, by which a change of its file is seen."""
     said = {name: value for name, value in record.items() if name != DIGEST}
     return hashlib.sha256(json.dumps(said, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:16]
+
+
+@contextmanager
+def locked(path: Path, timeout: float = -1) -> Iterator[None]:
+    """Within the block no other process holds the lock of this file. A file system may have no locks: then another one
+    may be at the same work, which it does alike, and what is written last replaces the other's as a whole.
+
+    Args:
+        timeout: seconds to wait for the lock; -1, for ever.
+
+    Raises:
+        filelock.Timeout: another process held it all the while.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=timeout)
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
+            raise
+        warnings.warn(
+            f"{path.parent} is on a file system without locks, so that two processes may do the same work; name "
+            "another folder with NORMCORE_CACHE",
+            stacklevel=3,
+        )
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @contextmanager
@@ -59,8 +124,8 @@ def read_yaml(path: Path, schema: Any = Any) -> Any:
         said = yaml.load(content, Loader=_LOADER)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        place = f", line {mark.line + 1}" if mark else ""
-        raise LabError(f"{path}{place}: not YAML ({getattr(error, 'problem', None) or error})") from error
+        at = f", line {mark.line + 1}" if mark else ""
+        raise LabError(f"{path}{at}: not YAML ({getattr(error, 'problem', None) or error})") from error
     except (ValueError, RecursionError) as error:  # a date that there is none of; a nesting without end
         raise LabError(f"{path}: not YAML ({error})") from error
     try:
@@ -68,6 +133,8 @@ def read_yaml(path: Path, schema: Any = Any) -> Any:
     except ValidationError as error:
         line = _line(content, error.errors()[0]["loc"])
         raise LabError(f"{path}, line {line}: {first_error(error)}") from error
+    if (place := marked_up(said)) is not None:
+        raise LabError(f"{path}, line {_line(content, place)}: HTML has no place here; write it as Markdown")
     return said
 
 
@@ -91,7 +158,7 @@ def read_sealed(path: Path) -> dict[str, Any]:
         LabError: it is something else, or was changed.
     """
     try:
-        said = json.loads(_content(path))
+        said = parse_json(_content(path))
     except (ValueError, RecursionError) as error:
         raise LabError(f"{path}: not JSON ({error}); measure it again") from error
     if not isinstance(said, dict) or said.get(DIGEST) != digest(said):

@@ -20,6 +20,7 @@ from contextlib import contextmanager
 import psutil
 
 GRACE = 20.0  # seconds from being told to stop to being killed; a scheduler's is 30 and more
+WATCH_EVERY = 1.0  # seconds
 PARENT = "NORMCORE_PARENT"  # the process that ``normcore`` is to end with; where it is not set, it outlives its parent
 
 
@@ -82,7 +83,7 @@ def end_with(parent: int) -> None:
 
     def watch() -> None:
         while os.getppid() == parent:
-            time.sleep(1)
+            time.sleep(WATCH_EVERY)
         signal.pthread_kill(main.ident or 0, signal.SIGTERM)
 
     threading.Thread(target=watch, daemon=True).start()

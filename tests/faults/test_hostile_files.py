@@ -25,6 +25,7 @@ from normcore.lab.tasks import datasets
 from normcore.lab.verdicts import claims
 
 from ..lab.helpers import config, made_up, write_pictures
+from .calls import Tally
 
 pytestmark = [pytest.mark.faults, pytest.mark.usefixtures("store")]
 
@@ -94,15 +95,15 @@ def mutated(path: Path, content: bytes, rng: random.Random) -> bytes:
     return bytes_mutated(content, rng)
 
 
-def survived(path: Path, read: Callable[[], Any], number: int, *, sealed: bool, seed: int = 0) -> None:
-    """Read the file in so many mutations; what is ``sealed`` is never another than it was."""
-    rng = random.Random(seed)
+def survived(tally: Tally, kind: str, path: Path, read: Callable[[], Any], number: int, *, sealed: bool) -> None:
+    """Read the file, of this kind, in so many mutations; what is ``sealed`` is never another than it was."""
+    rng = random.Random(0)
     before, content = read(), path.read_bytes()
     for i in range(number):
         changed = mutated(path, content, rng)
         path.unlink(missing_ok=True)  # what is mapped keeps its bytes
         path.write_bytes(changed)
-        with warnings.catch_warnings():
+        with tally.fault(f"a file is damaged: {kind}"), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             said = "nothing"
             try:
@@ -111,26 +112,27 @@ def survived(path: Path, read: Callable[[], Any], number: int, *, sealed: bool, 
                 after, said = before, str(error)
             except Exception as error:
                 raise AssertionError(f"mutation {i} of {path.name}: {type(error).__name__}: {error}") from error
-        assert said.strip(), f"mutation {i} of {path.name} is refused without a word"
-        assert not sealed or after is None or after == before, f"mutation {i} of {path.name}"
+            assert said.strip(), f"mutation {i} of {path.name} is refused without a word"
+            assert not sealed or after is None or after == before, f"mutation {i} of {path.name}"
     path.write_bytes(content)
 
 
-def test_results() -> None:
+def test_results(tally: Tally) -> None:
     runs = Store("trial")
     run = made_up("bn", 0, [1.0, 0.5], [0.5, 0.75])
     runs.put(run)
-    survived(runs.path(run.key), lambda: runs.get(run.key), 500, sealed=True)
+    survived(tally, "a result", runs.path(run.key), lambda: runs.get(run.key), 500, sealed=True)
 
 
-def test_lists_of_a_profile_s_runs() -> None:
+def test_lists_of_a_profile_s_runs(tally: Tally) -> None:
     runs = Store("trial")
     runs.index("quick", "main", ["0" * 16, "1" * 16])
-    survived(runs.folder / "profiles" / "quick.json", runs.profiles, 200, sealed=False)
+    path = runs.folder / "profiles" / "quick.json"
+    survived(tally, "the list of a profile's runs", path, runs.profiles, 200, sealed=False)
 
 
 @pytest.mark.parametrize("name", ["meta.json", "train_images.npy", "train_labels.npy"])
-def test_decoded_images(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_decoded_images(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tally: Tally) -> None:
     write_pictures(tmp_path / "data" / "noise")
     monkeypatch.setenv("NORMCORE_DATA", str(tmp_path / "data"))
 
@@ -141,10 +143,10 @@ def test_decoded_images(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         return noise.mean, noise.std, noise.classes, noise.fingerprint, [np.array(a).tobytes() for a in arrays]
 
     read()
-    survived(paths.cache() / "datasets" / "noise-14" / name, read, 100, sealed=True)
+    survived(tally, "a decoded data set", paths.cache() / "datasets" / "noise-14" / name, read, 100, sealed=True)
 
 
-def test_checkpoints(tmp_path: Path) -> None:
+def test_checkpoints(tmp_path: Path, tally: Tally) -> None:
     checkpoint = tmp_path / "run.pt"
     wanted, device = config(eval_every=5), torch.device("cpu")
     with pytest.raises(OutOfTime):
@@ -156,11 +158,11 @@ def test_checkpoints(tmp_path: Path) -> None:
         checkpoint.write_bytes(content)
         return run.curves, run.provenance["weights"]
 
-    survived(checkpoint, read, 60, sealed=True)
+    survived(tally, "a checkpoint", checkpoint, read, 60, sealed=True)
 
 
 @pytest.mark.parametrize("damaged", ["train.parquet", "test.parquet"])
-def test_data_sets(damaged: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_data_sets(damaged: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tally: Tally) -> None:
     folder = write_pictures(tmp_path / "data" / "noise", train=5, test=3)
     monkeypatch.setenv("NORMCORE_DATA", str(tmp_path / "data"))
 
@@ -168,10 +170,10 @@ def test_data_sets(damaged: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         datasets.load.cache_clear()
         return datasets.load("noise", 14).fingerprint
 
-    survived(folder / damaged, read, 150, sealed=False)
+    survived(tally, "a data set (parquet)", folder / damaged, read, 150, sealed=False)
 
 
-def test_pictures_of_one_s_own(tmp_path: Path) -> None:
+def test_pictures_of_one_s_own(tmp_path: Path, tally: Tally) -> None:
     from PIL import Image
 
     for split, number in (("train", 2), ("test", 1)):
@@ -187,7 +189,7 @@ def test_pictures_of_one_s_own(tmp_path: Path) -> None:
         return datasets.load(own, 8).fingerprint
 
     assert pictures.is_own(own)
-    survived(tmp_path / "own" / "train" / "cat" / "0.png", read, 100, sealed=False)
+    survived(tally, "a picture", tmp_path / "own" / "train" / "cat" / "0.png", read, 100, sealed=False)
 
 
 @pytest.fixture
@@ -206,42 +208,43 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return copy
 
 
-def test_the_registry_of_data_sets(repository: Path) -> None:
-    survived(repository / "data" / "datasets.yaml", datasets.registry, 200, sealed=False)
+def test_the_registry_of_data_sets(repository: Path, tally: Tally) -> None:
+    survived(tally, "datasets.yaml", repository / "data" / "datasets.yaml", datasets.registry, 200, sealed=False)
 
 
-def test_the_ledger(repository: Path) -> None:
+def test_the_ledger(repository: Path, tally: Tally) -> None:
     path = repository / "book" / "claims.yml"
     whole = read_yaml(path)
     few = {**whole, "claims": [c for c in whole["claims"] if c["id"] in ("S1-12", "S2-01")]}
     path.write_text(yaml.safe_dump(few, allow_unicode=True), encoding="utf-8")
-    survived(path, lambda: [one.verdict for one in claims.judge_all()], 150, sealed=False)
+    survived(tally, "claims.yml", path, lambda: [one.verdict for one in claims.judge_all()], 150, sealed=False)
 
 
 @pytest.mark.parametrize(("name", "read"), [("guide", guide.read), ("advice", advice.read)])
-def test_what_the_book_is_made_of(name: str, read: Callable[[], Any], repository: Path) -> None:
-    survived(repository / "book" / f"{name}.yml", read, 50, sealed=False)
+def test_what_the_book_is_made_of(name: str, read: Callable[[], Any], repository: Path, tally: Tally) -> None:
+    survived(tally, "guide.yml and advice.yml", repository / "book" / f"{name}.yml", read, 50, sealed=False)
 
 
-def test_profiles(repository: Path) -> None:
+def test_profiles(repository: Path, tally: Tally) -> None:
     experiment = Experiment("noniid", repository / "notebooks" / "noniid.ipynb")
-    survived(repository / "notebooks" / "noniid.yaml", lambda: experiment.profile("quick"), 200, sealed=False)
+    path = experiment.notebook.with_suffix(".yaml")
+    survived(tally, "a notebook's profiles", path, lambda: experiment.profile("quick"), 200, sealed=False)
 
 
-def test_notebooks(repository: Path) -> None:
+def test_notebooks(repository: Path, tally: Tally) -> None:
     path = repository / "notebooks" / "noniid.ipynb"
 
     def read() -> Any:
         experiment = Experiment("noniid", path)
         return experiment.title, experiment.parameters
 
-    survived(path, read, 150, sealed=False)
+    survived(tally, "a notebook", path, read, 150, sealed=False)
 
 
 @pytest.mark.parametrize("name", ["steps", "layers", "passes", "training"])
-def test_benchmarks(name: str, repository: Path) -> None:
+def test_benchmarks(name: str, repository: Path, tally: Tally) -> None:
     read = {"steps": lambda: bench_steps.step_costs().to_dict("records")}.get(name, lambda: speed._device("cpu"))
-    survived(repository / "data" / "benchmarks" / f"{name}-cpu.json", read, 60, sealed=False)
+    survived(tally, "a benchmark", repository / "data" / "benchmarks" / f"{name}-cpu.json", read, 60, sealed=False)
 
 
 def test_a_bomb_of_a_picture_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -271,3 +274,23 @@ def test_an_error_names_file_line_and_what_is_expected(tmp_path: Path) -> None:
     path.write_text("# sets\nmine:\n  title: Mine\n  classes: ten\n")
     with pytest.raises(LabError, match=r"datasets\.yaml, line 4: mine, classes: Input should be a valid integer"):
         read_yaml(path, dict[str, datasets._Row])
+
+
+def test_no_name_brings_markup_into_a_page(tmp_path: Path) -> None:
+    """Whatever pages show is read from files that may not have any, however it is written."""
+    tag = "<img src=x onerror=alert(1)>"
+    hostile = made_up("bn", 0, [1.0], [0.5])
+    hostile.provenance["device_name"] = tag
+    runs = Store("trial")
+    runs.put(hostile)
+    with pytest.warns(UserWarning, match="is not a result .*HTML in a name or a text: provenance, device_name"):
+        assert runs.get(hostile.key) is None
+    escaped = runs.path(hostile.key).read_text().replace("<", "\\u003C")
+    runs.path(hostile.key).write_text(escaped)
+    with pytest.warns(UserWarning, match="HTML in a name or a text"):
+        assert runs.get(hostile.key) is None
+    with pytest.raises(LabError, match="norm_options has HTML in a name or a text"):
+        config(norm_options={"eps": tag})
+    (tmp_path / "claims.yml").write_text(f"claims:\n- id: S1-01\n  statement: {tag}\n")
+    with pytest.raises(LabError, match=r"claims\.yml, line 3: HTML has no place here"):
+        read_yaml(tmp_path / "claims.yml")

@@ -1,7 +1,6 @@
 """The result of a run, and the file that it is kept in: checked for sense and for change whenever it is read."""
 
 import dataclasses
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from ..config import RunConfig
-from ..files import DIGEST, digest, first_error, write_sealed
+from ..files import DIGEST, digest, first_error, parse_json, write_sealed
 from ..probes import Probed
 
 KEY = r"^[0-9a-f]{16}$"  # the name of a run
@@ -104,7 +103,7 @@ def read_index(path: Path) -> dict[str, list[str]]:
 
 def _loaded(path: Path, what: str) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise
     except (ValueError, OSError, RecursionError) as error:

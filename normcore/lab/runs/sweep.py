@@ -1,7 +1,6 @@
 """A sweep: many runs, side by side, resumable, sharable, within a time budget."""
 
 import dataclasses
-import errno
 import math
 import os
 import signal
@@ -20,13 +19,14 @@ from pathlib import Path
 from typing import IO, Any
 
 import torch
-from filelock import FileLock, Timeout
+from filelock import Timeout
 from tqdm import tqdm
 
 from ... import own
 from .. import paths
 from ..config import RunConfig
 from ..errors import LabError, ShardDone, SweepIncomplete, TimeUp, UsageError
+from ..files import locked
 from ..lifetime import GRACE, end_with, stopping_well, told_to_stop
 from ..provenance import choose_device
 from ..tasks import task_class
@@ -186,8 +186,9 @@ def _written(store: Store, key: str) -> float:
 
 def _attempt(job: _Job, progress: Callable[[int], None], patient: bool) -> _Outcome:
     """Do the run and store it, unless another process is at it; ``patient`` waits a second for that one."""
+    lock = paths.cache() / "locks" / f"{job.config.key}.lock"
     try:
-        with _locked(job, 1.0 if patient else 0.0):
+        with locked(lock, 1.0 if patient else 0.0):
             fresh = job.replaced is not None and job.replaced == _written(job.store, job.config.key)
             known = job.store.find(job.config.key)
             kept = not job.keep or weights.file(job.config.key).is_file()
@@ -218,28 +219,6 @@ def _compare(known: Run, again: Run) -> None:
             f"{again.final} for {known.final}",
             stacklevel=2,
         )
-
-
-@contextmanager
-def _locked(job: _Job, seconds: float) -> Iterator[None]:
-    """Within the block no other process is at this run. On a file system without locks one may be: both then compute
-    the same, and the later result replaces the other as a whole."""
-    lock = FileLock(paths.cache() / "locks" / f"{job.config.key}.lock")
-    Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
-    try:
-        lock.acquire(timeout=seconds)
-    except OSError as error:
-        if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
-            raise
-        warnings.warn(
-            f"{paths.cache()} is on a file system without locks: another process may make the same runs; name a folder "
-            "on another one with NORMCORE_CACHE",
-            stacklevel=2,
-        )
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 # --- all of them -----------------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ from ..files import replacing
 from ..lifetime import told_to_stop
 from ..provenance import provenance
 from ..tasks import ghost, keras_contrib, task_class
-from ..tasks.task import Batch, Task
+from ..tasks.task import Batch, MakeNorm, Task
 from . import weights
 from .store import Run
 
@@ -64,7 +64,7 @@ def check(config: RunConfig) -> None:
             raise unknown("probe", probe, probes.PROBES)
         if probe not in task.probes:
             raise unknown(f"probe of the task {config.task}", probe, task.probes)
-    task.check(config)
+    task.check(config, normalizer(config))
 
 
 def try_out(reference: str, options: Mapping[str, Any]) -> None:
@@ -79,9 +79,8 @@ def try_out(reference: str, options: Mapping[str, Any]) -> None:
         raise UsageError(f"{own.called(reference)}: {error}") from error
 
 
-def build(config: RunConfig, task: Task) -> nn.Module:
-    """The network with its normalizer, initialized from the seed; the same weights on every device."""
-    torch.manual_seed(config.seed)
+def normalizer(config: RunConfig) -> MakeNorm:
+    """What makes the run's normalizers: of the library, of the laboratory, or one's own."""
 
     def norm(channels: int) -> nn.Module:
         options = dict(config.norm_options)
@@ -90,8 +89,14 @@ def build(config: RunConfig, task: Task) -> nn.Module:
         make_layer = LAB_NORMS.get(config.norm)
         return make_layer(channels, **options) if make_layer else make_norm(config.norm, channels, **options)
 
+    return norm
+
+
+def build(config: RunConfig, task: Task) -> nn.Module:
+    """The network with its normalizer, initialized from the seed; the same weights on every device."""
+    torch.manual_seed(config.seed)
     try:
-        model = task.network(norm)
+        model = task.network(normalizer(config))
     except TypeError as error:
         raise UsageError(f"norm_options or model_options: {error}") from error
     return model.to(task.device, memory_format=torch.channels_last)  # type: ignore[call-overload]

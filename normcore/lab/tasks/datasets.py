@@ -5,27 +5,29 @@ home on the Hugging Face Hub. The embedded digits need none of them, and picture
 their path (:mod:`normcore.lab.pictures`).
 """
 
+import errno
 import functools
 import hashlib
 import io
 import json
 import re
 import shutil
+import tempfile
+import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from filelock import FileLock
 from numpy.typing import NDArray
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
 from .. import paths, pictures
 from ..errors import DataError, UsageError, unknown
-from ..files import digest, read_yaml, write_sealed
+from ..files import digest, locked, read_yaml, write_sealed
 from . import shapes
 
 SPLITS = ("train", "test")
@@ -34,6 +36,7 @@ SPLITS = ("train", "test")
 COLOURS = ("rgb", "grey", "permuted")
 TEXT = "input.txt"  # the file of a text of one's own
 _LAYOUT = 2  # of the decoded arrays; a change makes older caches be decoded again
+_ABANDONED = 24 * 3600  # seconds after which what a process was decoding counts as left by it
 
 
 @dataclass(frozen=True)
@@ -161,8 +164,7 @@ def load(name: str, image_size: int, colours: str = "rgb") -> Dataset:
         name = pictures.pin(name)
     plain = pictures.short(name).replace("/", "-")
     folder = paths.cache() / "datasets" / (f"{plain}-{image_size}" + (f"-{colours}" if colours != "rgb" else ""))
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{folder}.lock"):  # several processes may ask at once; one decodes
+    with locked(Path(f"{folder}.lock")):  # several processes may ask at once; one decodes
         files = _local_files(entry)
         stamp = _stamp(files) if files else None
         cached = _open(entry, image_size, folder, stamp) if folder.is_dir() else None
@@ -349,24 +351,39 @@ def _decode(
         pixels[split].append(_image(source, size, place))
         labels[split].append(label)
     _check_items(entry, origin, {split: len(labels[split]) for split in SPLITS})
-    temporary = folder.with_name(f".{folder.name}.new")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
+    for left in folder.parent.glob(f".{folder.name}.*"):  # by a process that was killed
+        if time.time() - left.stat().st_mtime > _ABANDONED:
+            shutil.rmtree(left, ignore_errors=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    temporary.chmod(0o755)  # a cache may be several people's
+    try:
+        _write(entry, temporary, pixels, labels, origin, stamp, colours)
+        shutil.rmtree(folder, ignore_errors=True)
+        temporary.rename(folder)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # where there are no locks, another process was first
+            raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _write(
+    entry: Entry, folder: Path, pixels: Mapping[str, list[NDArray[np.uint8]]], labels: Mapping[str, list[int]],
+    origin: str, stamp: list[list[Any]] | None, colours: str,
+) -> None:  # fmt: skip
     decoded, orders = [], np.random.default_rng(0)
     for split in SPLITS:
         images = _recoloured(entry, _stack(entry, pixels[split], split), colours, orders)
         decoded.append(Split(images, np.array(labels[split], dtype=np.int64)))
         for name in ("images", "labels"):
-            np.save(temporary / f"{split}_{name}.npy", getattr(decoded[-1], name))
+            np.save(folder / f"{split}_{name}.npy", getattr(decoded[-1], name))
     mean, std = _channel_moments(decoded[0].images)
     classes = entry.classes or 1 + max(max(labels[split]) for split in SPLITS)
     meta = {
         "layout": _LAYOUT, "origin": origin, "stamp": stamp, "classes": classes, "mean": mean, "std": std,
         "fingerprint": _fingerprint(decoded), "items": {split: len(labels[split]) for split in SPLITS},
     }  # fmt: skip
-    write_sealed(temporary / "meta.json", meta)
-    shutil.rmtree(folder, ignore_errors=True)
-    temporary.rename(folder)
+    write_sealed(folder / "meta.json", meta)
 
 
 def _check_items(entry: Entry, origin: str, items: dict[str, int]) -> None:

@@ -2,6 +2,7 @@
 
 import copy
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -9,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ... import own
 from .. import paths, pictures
 from ..config import RunConfig
 from ..errors import UsageError, unknown
@@ -49,7 +51,7 @@ class ImageClassification(Task):
             self.images.outliers = Outliers.draw(len(self.images), share, kind, self.foreign)
 
     @classmethod
-    def check(cls, config: RunConfig) -> None:
+    def check(cls, config: RunConfig, norm: MakeNorm) -> None:
         named = [name for name in (config.dataset, config.foreign) if name and not pictures.is_own(name)]
         for name in named:
             paths.plain("the name of a data set", name)
@@ -75,11 +77,7 @@ class ImageClassification(Task):
             raise UsageError(f"{ONE_CLASS} must be a share from 0 to 1, got {share!r}")
         if not 1 <= config.image_size <= LARGEST:
             raise UsageError(f"image_size must be from 1 to {LARGEST} pixels, got {config.image_size}")
-        try:  # sizes alone: whether there is such a network, before anything is read or trained
-            with torch.device("meta"):
-                networks.MODELS[config.model](nn.Identity, 3, 10, config.image_size, **config.model_options)
-        except TypeError as error:
-            raise UsageError(f"model_options: {error}") from error
+        _try_sizes(config, norm)
         if config.outliers and config.outlier_kind == "foreign" and not config.foreign:
             raise UsageError("outlier_kind='foreign' needs the name of another data set, got foreign=''")
 
@@ -111,6 +109,23 @@ class ImageClassification(Task):
         return {
             "fingerprint": dataset.fingerprint, "origin": dataset.origin, **({"foreign": foreign} if foreign else {}),
         }  # fmt: skip
+
+
+def _try_sizes(config: RunConfig, norm: MakeNorm) -> None:
+    """Refuse, on sizes alone, a network that there is none of, and a normalizer that cannot be trained in it: one that
+    does not take vectors, or a batch of one image where a layer has a single value for each channel."""
+    make, size = networks.MODELS[config.model], config.image_size
+    with torch.device("meta"), suppress(RuntimeError, NotImplementedError):  # a layer that asks for values
+        try:
+            make(nn.Identity, 3, 10, size, **config.model_options)
+        except TypeError as error:
+            raise UsageError(f"model_options: {error}") from error
+        number = min(config.batch_size, 2)
+        try:
+            make(norm, 3, 10, size, **config.model_options)(torch.empty(number, 3, size, size))
+        except (TypeError, ValueError) as error:
+            where = f"{config.model} with {own.short(config.norm)} at {size} pixels, batch_size={config.batch_size}"
+            raise UsageError(f"{where}: {error}") from error
 
 
 class Images:

@@ -50,8 +50,11 @@ class Task(ABC):
 
     @classmethod
     @abstractmethod
-    def check(cls, config: RunConfig) -> None:
+    def check(cls, config: RunConfig, norm: MakeNorm) -> None:
         """Refuse names and values that the task does not take, before any run; reads no data.
+
+        Args:
+            norm: makes the run's normalizers.
 
         Raises:
             UsageError: what was got, and what there is.

@@ -1,0 +1,180 @@
+"""Calls on files that fail, and processes that are killed at one: what the tests of faults share."""
+
+import builtins
+import errno
+import io
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from normcore.lab.runs import record
+from normcore.lab.runs.store import Store
+from normcore.lab.runs.sweep import sweep
+from normcore.lab.tasks import datasets
+
+from ..lab.helpers import config, write_pictures
+
+CALLS = ("open", "replace", "rename", "mkdir", "unlink", "rmdir", "fsync", "chmod", "stat")
+KILLED = 9
+#: does what the call does, or in its place
+Act = Callable[[Callable[[], Any]], Any]
+
+
+class Tally:
+    """Counts the faults of a test."""
+
+    def __init__(self) -> None:
+        self.injected: Counter[str] = Counter()
+        self.survived: Counter[str] = Counter()
+
+    @contextmanager
+    def fault(self, kind: str) -> Iterator[None]:
+        """A fault is injected within the block, and survived if that ends well."""
+        self.injected[kind] += 1
+        yield
+        self.survived[kind] += 1
+
+
+class Meter:
+    """Counts the calls on files of a folder, and lets an act take place at one of them.
+
+    Args:
+        folder: of which calls count.
+        at: the number of the call, from 1 on.
+        act: what happens there.
+    """
+
+    def __init__(self, folder: Path, at: int = 0, act: Act = lambda call: call()) -> None:
+        self.folder, self.at, self.act, self.count = str(folder), at, act, 0
+
+    def __call__(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(*words: Any, **named: Any) -> Any:
+            target = words[0] if words else ""
+            ours = name == "fsync" or (
+                isinstance(target, str | os.PathLike) and os.fspath(target).startswith(self.folder)
+            )
+            if not ours:
+                return call(*words, **named)
+            self.count += 1
+            if self.count != self.at:
+                return call(*words, **named)
+            return self.act(lambda: call(*words, **named))
+
+        return counted
+
+    @contextmanager
+    def measuring(self) -> Iterator["Meter"]:
+        """Within the block calls are counted."""
+        with pytest.MonkeyPatch.context() as patch:
+            self.install(patch)
+            yield self
+
+    def install(self, patch: pytest.MonkeyPatch) -> None:
+        """Count calls from now on."""
+        for name in CALLS:
+            patch.setattr(os, name, self(name, getattr(os, name)))
+        opened = self("open", builtins.open)
+        patch.setattr(builtins, "open", opened)
+        patch.setattr(io, "open", opened)
+
+
+class Short:
+    """A file of which only half of what is written arrives."""
+
+    def __init__(self, file: Any) -> None:
+        self.file = file
+
+    def write(self, content: Any) -> int:
+        self.file.write(content[: len(content) // 2])
+        self.file.flush()
+        raise OSError(errno.ENOSPC, "no space left on device")
+
+    def __enter__(self) -> "Short":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.file, name)
+
+
+def failing(code: int) -> Act:
+    def act(call: Callable[[], Any]) -> Any:
+        raise OSError(code, os.strerror(code))
+
+    return act
+
+
+def short(call: Callable[[], Any]) -> Any:
+    file = call()
+    return Short(file) if getattr(file, "writable", bool)() else file
+
+
+def killed_before(call: Callable[[], Any]) -> Any:
+    os._exit(KILLED)
+
+
+def killed_after(call: Callable[[], Any]) -> Any:
+    with suppress(OSError):  # such as of a file that is not there
+        call()
+    os._exit(KILLED)
+
+
+FAULTS: dict[str, Act] = {
+    "no space": failing(errno.ENOSPC), "input and output": failing(errno.EIO), "no permission": failing(errno.EACCES),
+    "short write": short, "killed before": killed_before, "killed after": killed_after,
+}  # fmt: skip
+CONFIGS = [
+    config(dataset="noise", norm=norm, steps=2, eval_every=2, log_every=2, image_size=12, batch_size=8)
+    for norm in ("none", "bn")
+]
+Measured = dict[str, Any]
+
+
+class Place:
+    """Folders of their own for the sweeps of a test: the data once, results and cache anew for each trial."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.folder, self.monkeypatch = folder, monkeypatch
+        write_pictures(folder / "data" / "noise", train=16, test=4)
+        monkeypatch.setenv("NORMCORE_DATA", str(folder / "data"))
+        monkeypatch.setattr("normcore.lab.runs.training.CHECKPOINT_EVERY", 0.0)  # a state of the run at every step
+        monkeypatch.setattr("normcore.lab.runs.sweep.terminal", lambda: None)
+
+    def into(self, name: str) -> Path:
+        """Sweeps are made there from now on."""
+        for variable, part in (("RESULTS", "results"), ("PUBLISHED", "published"), ("CACHE", "cache")):
+            self.monkeypatch.setenv(f"NORMCORE_{variable}", str(self.folder / name / part))
+        return self.folder / name
+
+
+def swept(*, fresh: bool = False, jobs: int = 1) -> Measured:
+    """A sweep as a new process would begin it; what it measured."""
+    datasets.load.cache_clear()
+    runs = sweep(CONFIGS, Store("trial"), device="cpu", fresh=fresh, jobs=jobs)
+    return {run.key: (run.final, run.curves, run.provenance["weights"]) for run in runs}
+
+
+def in_a_child(work: Callable[[], object]) -> int:
+    """The exit code of a copy of this process that does the work: 0, or 1 where that raised."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            work()
+            code = 0
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def sound(folder: Path) -> None:
+    """Whatever stands under a final name is whole."""
+    for path in (folder / "results").rglob("[!.]*.json"):
+        record.read_index(path) if path.parent.name == "profiles" else record.read(path)

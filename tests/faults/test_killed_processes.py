@@ -1,0 +1,224 @@
+"""Kernels, workers, the processes that wait for them, and commands, killed at their calls on files: what is left ends
+by itself, and the same call completes with the numbers of an undisturbed sweep."""
+
+import json
+import multiprocessing
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import psutil
+import pytest
+
+from normcore.lab.runs import sweep as sweep_module
+
+from ..lab.helpers import write_pictures
+from ..pipeline import ROOT, environment, project
+from .calls import FAULTS, KILLED, Act, Meter, Place, Tally, in_a_child, sound, swept
+
+pytestmark = pytest.mark.faults
+HOW = ("killed before", "killed after")
+STRIDE = 3  # calls between two that are struck
+
+
+def once(act: Act, mark: Path) -> Act:
+    """The act, at the first of all processes that come to it."""
+
+    def acting(call: Callable[[], Any]) -> Any:
+        try:
+            mark.touch(exist_ok=False)
+        except FileExistsError:
+            return call()
+        return act(call)
+
+    return acting
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+    """Workers are copies of this process, so that they have the meter, and start in milliseconds."""
+    monkeypatch.setattr(sweep_module, "get_context", lambda _: multiprocessing.get_context("fork"))
+    monkeypatch.setattr("normcore.lab.lifetime.WATCH_EVERY", 0.01)
+    return Place(tmp_path, monkeypatch)
+
+
+@pytest.mark.filterwarnings("ignore:.*its process died")
+@pytest.mark.parametrize(("number", "how"), list(enumerate(HOW)), ids=HOW)
+def test_a_worker_is_killed_at_its_calls_and_the_sweep_goes_on_by_itself(
+    number: int, how: str, place: Place, tally: Tally, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.into("undisturbed")
+    undisturbed = swept(jobs=2)
+    work, kind = sweep_module._work, f"a worker of a sweep is {how} a call"
+    for at in range(1 + number, 1000, STRIDE):
+        folder, mark = place.into(str(at)), place.folder / f"mark {at}"
+
+        def metered(*given: Any, folder: Path = folder, mark: Path = mark, at: int = at) -> None:
+            with Meter(folder, at, once(FAULTS[how], mark)).measuring():
+                work(*given)
+
+        monkeypatch.setattr(sweep_module, "_work", metered)
+        code = in_a_child(lambda: swept(jobs=2))
+        if not mark.exists():  # no worker makes so many calls
+            assert at > 20
+            break
+        with tally.fault(kind):
+            assert code == 0, at
+            sound(folder)
+            assert swept() == undisturbed, at
+
+
+@pytest.mark.parametrize(("number", "how"), list(enumerate(HOW)), ids=HOW)
+def test_the_process_that_workers_work_for_is_killed_at_its_calls(
+    number: int, how: str, place: Place, tally: Tally
+) -> None:
+    place.into("undisturbed")
+    with Meter(place.into("undisturbed")).measuring() as meter:
+        undisturbed = swept(jobs=2)
+    assert meter.count > 20
+    for at in range(1 + number, meter.count + 1, STRIDE):
+        folder = place.into(str(at))
+
+        def disturbed(folder: Path = folder, at: int = at) -> None:
+            this = os.getpid()
+
+            def strike(call: Callable[[], Any]) -> Any:
+                return FAULTS[how](call) if os.getpid() == this else call()
+
+            with Meter(folder, at, strike).measuring():
+                swept(jobs=2)
+
+        with tally.fault(f"the process that waits for workers is {how} a call"):
+            assert in_a_child(disturbed) == KILLED, at
+            sound(folder)
+            assert swept() == undisturbed, at
+
+
+# --- a command, and the kernel of its notebook -------------------------------------------------------------
+
+NOTEBOOK = """
+import json
+from pathlib import Path
+import pytest
+from normcore.lab.runs.store import Store
+from normcore.lab.runs.sweep import sweep
+from tests.faults.calls import CONFIGS, FAULTS, Meter
+
+struck = Path("kernel.json")
+at, how = json.loads(struck.read_text()) if struck.exists() else (0, "killed before")
+struck.unlink(missing_ok=True)
+meter = Meter(Path.cwd(), at, FAULTS[how])
+meter.install(pytest.MonkeyPatch())
+print(len(sweep(CONFIGS, Store("trial"), jobs=jobs)), "runs")
+print("calls:", meter.count)
+"""
+COMMAND = """
+import json, sys
+from pathlib import Path
+import pytest
+from normcore.lab.cli import main
+from tests.faults.calls import FAULTS, Meter
+
+struck = Path("command.json")
+at, how = json.loads(struck.read_text()) if struck.exists() else (0, "killed before")
+struck.unlink(missing_ok=True)
+meter = Meter(Path.cwd(), at, FAULTS[how])
+meter.install(pytest.MonkeyPatch())
+sys.argv = ["normcore", "run", "trial", "--device", "cpu"]
+try:
+    main()
+finally:
+    print("calls:", meter.count)
+"""
+PARAMETERS = """profile = "smoke"
+device = "cpu"
+jobs = 1
+fresh = False
+shard = "1/1"
+time_budget = ""
+train = True
+"""
+
+
+Strike = tuple[int, str]  # the number of a call, and what happens there
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
+    """Makes a folder of the pipeline with one notebook, whose sweep has two runs."""
+    notebook = nbformat.v4.new_notebook()
+    parameters = nbformat.v4.new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]})
+    notebook.cells = [nbformat.v4.new_markdown_cell("# A trial"), parameters, nbformat.v4.new_code_cell(NOTEBOOK)]
+    nbformat.write(notebook, tmp_path / "trial.ipynb")
+    write_pictures(tmp_path / "data" / "noise", train=16, test=4)
+    monkeypatch.setenv("NORMCORE_DATA", str(tmp_path / "data"))
+
+    def make(name: str) -> Path:
+        folder = project(tmp_path / name, tmp_path / "trial.ipynb")
+        (folder / "tests").symlink_to(ROOT / "tests")
+        return folder
+
+    return make
+
+
+def called(folder: Path) -> "subprocess.CompletedProcess[str]":
+    """The command, in a process that begins no other session, until it and its kernel have ended."""
+    done = subprocess.run(
+        [sys.executable, "-c", COMMAND], cwd=folder, env=environment(folder), capture_output=True, text=True
+    )
+    while any(_in(process, folder) for process in psutil.process_iter()):
+        time.sleep(0.05)
+    return done
+
+
+def _in(process: psutil.Process, folder: Path) -> bool:
+    with suppress(psutil.Error):
+        return process.status() != psutil.STATUS_ZOMBIE and Path(process.cwd()) == folder
+    return False
+
+
+def calls_in(text: str) -> int:
+    return int(re.findall(r"calls: (\d+)", text)[-1])
+
+
+def measured(folder: Path) -> dict[str, Any]:
+    runs = [json.loads(path.read_text()) for path in (folder / "results" / "trial").glob("[!.]*.json")]
+    return {run["key"]: (run["final"], run["curves"], run["provenance"]["weights"]) for run in runs}
+
+
+@pytest.mark.parametrize("who", ["command", "kernel"])
+def test_a_command_and_its_kernel_are_killed_at_their_calls(
+    who: str, here: Callable[[str], Path], tally: Tally
+) -> None:
+    first = here("undisturbed")
+    done = called(first)
+    assert done.returncode == 0, done.stderr
+    undisturbed = measured(first)
+    assert len(undisturbed) == 2
+    made = (first / "_build" / "runs" / "trial.ipynb").read_text() if who == "kernel" else done.stdout
+    calls = calls_in(made)
+    strikes: list[Strike] = [(2, HOW[0]), (calls // 2, HOW[1]), (calls, HOW[0])]
+    for at, how in strikes:
+        folder = here(f"{who} {at}")
+        (folder / f"{who}.json").write_text(json.dumps([at, how]))
+        with tally.fault(f"a notebook's {who} is {how} a call"):
+            struck = called(folder)
+            assert not (folder / f"{who}.json").exists()
+            if who == "command":
+                assert struck.returncode == KILLED, struck.stderr
+            else:
+                assert struck.returncode == 1, struck.stderr
+                assert "DeadKernelError" in struck.stderr
+            sound(folder)
+            executed = folder / "_build" / "runs" / "trial.ipynb"
+            assert not executed.exists() or "2 runs" in executed.read_text()
+            again = called(folder)
+            assert again.returncode == 0, again.stderr
+            assert measured(folder) == undisturbed
