@@ -10,7 +10,7 @@ TESTS ?= -m "not ci and not faults and not fuzz"
 BIN := $(VENV)/bin
 DONE := $(VENV)/.installed
 
-.PHONY: setup book test lint format bench clean
+.PHONY: setup book test lint format bench faults clean
 .DEFAULT_GOAL := book
 
 setup: $(DONE)
@@ -42,6 +42,9 @@ bench: $(DONE)
 	$(BIN)/normcore bench layers
 	$(BIN)/normcore bench passes
 	$(BIN)/normcore bench steps
+
+faults: $(DONE)
+	NORMCORE_FAULTS=data/faults.json PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest -n 2 tests/faults
 
 clean:
 	rm -rf _build book/runs book/normalizers book/_generated book/statements book/_assets/runs .snakemake

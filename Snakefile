@@ -22,14 +22,14 @@ ROUNDS = (1, 2)  # a sweep that depends on a search is split twice: first the se
 NOTEBOOKS = sorted(p.stem for p in Path("notebooks").glob("*.ipynb"))  # found, not listed
 NORMALIZERS = sorted(p.stem for p in Path("notebooks/normalizers").glob("*.ipynb"))
 LAB = [str(p) for folder in ("normcore", "notebooks") for p in sorted(Path(folder).rglob("*.py"))]
-BENCHMARKS = sorted(map(str, Path("data/benchmarks").glob("*.json")))
+BENCHMARKS = [*sorted(map(str, Path("data/benchmarks").glob("*.json"))), "data/faults.json"]
 with open("book/claims.yml", encoding="utf-8") as ledger:
     STATEMENTS = [claim["id"].lower() for claim in yaml.safe_load(ledger)["claims"]]
 with open("book/advice.yml", encoding="utf-8") as advice:
     LAYERS = list(yaml.safe_load(advice))
 GENERATED = [
     *("front.md", "documents.md", "cite.md", "claims.md", "guide.md", "newcomers.md", "newcomers_standing.md", "status.md", "speed.md"),
-    *("catdog.md", "catdog_overview.md", "promises.md", "reference-batch.md", "explorer.md", "beside.md", "statistics.md", "verdicts.json"),
+    *("catdog.md", "catdog_overview.md", "promises.md", "reference-batch.md", "explorer.md", "beside.md", "statistics.md", "faults.md", "verdicts.json"),
 ]
 MATHJAX = "book/_assets/mathjax/tex-chtml.js"
 

@@ -27,6 +27,7 @@ from .beside import beside
 from .front import cite, documents, front, overview_svg
 from .guide import NORMALIZERS, guide, link, rank
 from .reading import STATEMENTS
+from .faults import faults
 from .speed import speed
 from .statements import badge, badge_classes, body, ledger
 
@@ -42,7 +43,7 @@ def generate() -> list[Path]:
         "front.md": front(judged, compared, ranked), "documents.md": documents(), "cite.md": cite(),
         "explorer.md": explorer.page((e, complete[name]) for name, e in experiments().items()),
         "claims.md": ledger(judged, read()["sources"]),
-        "status.md": status(), "speed.md": speed(), "statistics.md": report(),
+        "status.md": status(), "speed.md": speed(), "statistics.md": report(), "faults.md": faults(),
         **{f"{chapter}.md": study(judged, chapter) for chapter in CHAPTERS}, "catdog_overview.md": catdog_overview(),
         "newcomers.md": newcomers(of_newcomers), "newcomers_standing.md": newcomers_standing(compared),
         "guide.md": guide(compared, judged, ranked), "beside.md": beside(judged, compared, stands),
