@@ -24,10 +24,10 @@ from ..verdicts.simulation import report
 from . import explorer, markdown, statements
 from .advice import Shown, advice, everywhere, resting
 from .beside import beside
+from .faults import faults
 from .front import cite, documents, front, overview_svg
 from .guide import NORMALIZERS, guide, link, rank
 from .reading import STATEMENTS
-from .faults import faults
 from .speed import speed
 from .statements import badge, badge_classes, body, ledger
 
