@@ -319,12 +319,15 @@ def verify(
     names: Annotated[list[str] | None, typer.Argument(metavar="NAME...", help="Experiments; without, all.")] = None,
     runs: Annotated[int, typer.Option(min=1, help="Of each experiment, the cheapest, each of another setting.")] = 3,
     as_json: AsJson = False,
+    noted: Annotated[
+        bool, typer.Option("--note", help="Note the outcomes in data/verified.json, for the pages on the statements.")
+    ] = False,
 ) -> None:
     """Make published runs again and say whether they come out to the bit, within what a seed changes, or not, and how
     what they were made with differs. Ends with 1 where one differs."""
     from .figures.look import label
     from .runs.experiments import experiments, find
-    from .verify import OTHER, cheapest
+    from .verify import OTHER, cheapest, note
     from .verify import verify as made_again
 
     rows = []
@@ -339,6 +342,8 @@ def verify(
             })  # fmt: skip
             if not as_json:
                 console.print(f"{name}, {run.key}: {found.outcome}")
+    if noted:
+        note(rows)
     if as_json:
         print(json.dumps(rows, indent=1))
     else:

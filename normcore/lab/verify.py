@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import scipy  # see stats.py
@@ -19,7 +20,8 @@ import torch
 
 from . import paths
 from .config import RunConfig
-from .provenance import instructions
+from .files import read_sealed, write_sealed
+from .provenance import instructions, provenance
 from .runs.experiments import Experiment
 from .runs.store import Run, Store
 from .runs.training import train
@@ -27,6 +29,7 @@ from .stats import CONFIDENCE, MIN_SEEDS
 from .verdicts.predicates import setting_of
 
 SAME, NOISE, FEW, OTHER = "to the bit", "within seed noise", "other bits, too few seeds to tell more", "differs"
+NOTED = "data/verified.json"
 #: instruction sets, the largest first, as ATen and as oneDNN are told to use no larger one
 _INSTRUCTIONS = {"AVX512": ("avx512", "AVX512_CORE"), "AVX2": ("avx2", "AVX2"), "DEFAULT": ("default", "SSE41")}
 
@@ -81,6 +84,23 @@ def verify(published: Run, seeds: Sequence[Run]) -> Verified:
         if found[-1].outcome == SAME:
             break
     return min(found, key=lambda one: (SAME, NOISE, FEW, OTHER).index(one.outcome))
+
+
+def note(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Keep outcomes, as ``normcore verify`` shows them, in place of the earlier ones of their experiments."""
+    experiments = {row["experiment"] for row in rows}
+    others = [row for row in noted() if row["experiment"] not in experiments]
+    now = provenance(torch.device("cpu"))
+    new = [{"experiment": r["experiment"], "key": r["key"], "outcome": r["outcome"], "commit": now["commit"],
+            "instructions": r["instructions"]} for r in rows]  # fmt: skip
+    write_sealed(paths.root() / NOTED, {"verified": sorted([*others, *new], key=lambda r: (r["experiment"], r["key"]))})
+
+
+def noted(experiment: str = "") -> list[dict[str, Any]]:
+    """What :func:`note` kept, of one experiment or of all."""
+    path = paths.root() / NOTED
+    rows: list[dict[str, Any]] = read_sealed(path)["verified"] if path.is_file() else []
+    return [row for row in rows if experiment in ("", row["experiment"])]
 
 
 def _sets() -> list[str]:

@@ -106,6 +106,21 @@ def test_the_command(
     assert (code, "differs" in out) == (1, True)
 
 
+def test_outcomes_that_are_noted_take_the_place_of_earlier_ones(
+    store: Path, made: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(verify, "NOTED", str(store.parent / "verified.json"))
+    publish([made], store, monkeypatch)
+    old = {"key": "0" * 16, "outcome": NOISE, "instructions": "AVX2"}
+    verify.note([{"experiment": "fashion-lenet", **old}, {"experiment": "position", **old}])
+    call(monkeypatch, capsys, "verify", "fashion-lenet", "--runs", "1", "--note")
+    assert [(row["experiment"], row["outcome"]) for row in verify.noted()] == [
+        ("fashion-lenet", SAME),
+        ("position", NOISE),
+    ]
+    assert [row["key"] for row in verify.noted("fashion-lenet")] == [made.key]
+
+
 def test_each_setting_once_the_cheapest_first(store: Path, made: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     runs = [
         replace(made, config=replace(made.config, lr=lr, seed=seed), provenance={**made.provenance, "seconds": seconds})

@@ -1,6 +1,7 @@
 """How far a verdict reaches: what threatens it, and what would change it. Both follow from what it rests on."""
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 import scipy  # see stats.py
@@ -9,6 +10,7 @@ from ..provenance import code
 from ..runs.experiments import PROFILES, find
 from ..runs.store import Run, Store
 from ..stats import ALPHA, LOOKS, nominal
+from ..verify import FEW, NOISE, OTHER, SAME, noted
 from .claims import NOT_MEASURED, NOT_TESTABLE, Judged
 from .plan import Proposal, propose
 from .predicates import (
@@ -55,13 +57,25 @@ def _of_runs(judged: Judged, runs: Sequence[Run]) -> Iterator[str]:
         which = "All" if earlier == len(runs) else f"{earlier}"
         yield (
             f"{which} of its {len(runs)} runs were made by earlier code of the layers, the tasks or the training loop. "
-            f"`normcore verify {judged.experiment}` makes some of them again and says how they come out now."
+            f"{_made_again(judged.experiment)}How some come out now, `normcore verify {judged.experiment}` says."
         )
     search = Store(judged.experiment).runs(judged.profile, "search")
     searched = {run.config.norm for run in search}
     edge = at_an_end([run for run in runs if run.config.norm in searched], search, "lr") if search else ""
     if edge and judged.cause != GRID_END:
         yield f"{edge[0].upper()}{edge[1:]}: a rate beyond it might do better."
+
+
+def _made_again(experiment: str) -> str:
+    """How the runs of an experiment came out that were made again, in a sentence, or nothing."""
+    rows = noted(experiment)
+    if not rows:
+        return ""
+    counts = Counter(row["outcome"] for row in rows)
+    outcomes = ", ".join(f"{counts[outcome]} {outcome}" for outcome in (SAME, NOISE, FEW, OTHER) if counts[outcome])
+    commits = " and ".join(f"`{commit}`" for commit in sorted({row["commit"] for row in rows}))
+    runs = "1 run of this experiment was" if len(rows) == 1 else f"{len(rows)} runs of this experiment were"
+    return f"{runs} made again by the code of {commits}: {outcomes}. "
 
 
 def _smaller(judged: Judged, runs: Sequence[Run]) -> str:

@@ -10,7 +10,7 @@ import pytest
 from normcore.lab import provenance
 from normcore.lab.runs.store import Run, Store
 from normcore.lab.stats import ALPHA, Interval, over_looks
-from normcore.lab.verdicts import claims
+from normcore.lab.verdicts import claims, limits
 from normcore.lab.verdicts.claims import Judged
 from normcore.lab.verdicts.limits import threats, turning
 from normcore.lab.verdicts.predicates import PREDICATES, REFUTED, SUPPORTED, TIE, Part
@@ -99,8 +99,16 @@ def test_threats_are_what_the_runs_are(monkeypatch: pytest.MonkeyPatch, store: S
     )
     assert said[2].startswith("It rests on 5 seeds. Where more are added it is taken anew (at 8, 12, 20)")
     assert len(said) == 3
-    assert any("2 of its 10 runs were made by earlier code" in one for one in threats(judged(
-        dataclasses.replace(part, runs=(*runs[:-2], *seeds(FIVE)[-2:])))))  # fmt: skip
+    outcomes = [
+        {"outcome": outcome, "commit": "c0ffee"} for outcome in ("to the bit", "within seed noise", "to the bit")
+    ]
+    monkeypatch.setattr(limits, "noted", lambda experiment: outcomes)
+    mixed = threats(judged(dataclasses.replace(part, runs=(*runs[:-2], *seeds(FIVE)[-2:]))))
+    assert mixed[2] == (
+        "2 of its 10 runs were made by earlier code of the layers, the tasks or the training loop. 3 runs of this "
+        "experiment were made again by the code of `c0ffee`: 2 to the bit, 1 within seed noise. How some come out now, "
+        "`normcore verify fashion-lenet` says."
+    )
     assert "0.2: among so many" in threats(judged(part, q=0.2))[-1]
     assert threats(judged(part, profile="full"))[1] == said[2]
 
