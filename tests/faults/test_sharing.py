@@ -2,9 +2,11 @@
 system has no locks, or shows late what another machine wrote, all end with the same numbers."""
 
 import errno
+import faulthandler
 import multiprocessing
 import os
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -60,10 +62,13 @@ def side_by_side(*works: Callable[[], Measured]) -> list[int]:
         child = os.fork()
         if child == 0:
             code = 1
+            faulthandler.dump_traceback_later(20, exit=True)
             sweep_module._perform = together
             try:
                 work()
                 code = 0
+            except BaseException:
+                traceback.print_exc()
             finally:
                 os._exit(code)
         children.append(child)

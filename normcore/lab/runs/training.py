@@ -447,7 +447,7 @@ class _Training:
         except Exception as error:  # whatever torch makes of a state that does not fit
             why = " ".join(str(error).split())
             warnings.warn(f"{checkpoint} cannot be gone on from ({why}): the run begins anew", stacklevel=2)
-            checkpoint.unlink()
+            checkpoint.unlink(missing_ok=True)
             return False
         return True
 

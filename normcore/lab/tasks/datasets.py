@@ -167,9 +167,11 @@ def load(name: str, image_size: int, colours: str = "rgb") -> Dataset:
     with locked(Path(f"{folder}.lock")):  # several processes may ask at once; one decodes
         files = _local_files(entry)
         stamp = _stamp(files) if files else None
-        cached = _open(entry, image_size, folder, stamp) if folder.is_dir() else None
-        if cached:
-            return cached
+        if folder.is_dir():
+            cached = _open(entry, image_size, folder, stamp)
+            if cached:
+                return cached
+            shutil.rmtree(folder, ignore_errors=True)
         if entry.embedded:
             origin, rows = "embedded", EMBEDDED[name]()
         elif pictures.is_own(name):
@@ -358,7 +360,6 @@ def _decode(
     temporary.chmod(0o755)  # a cache may be several people's
     try:
         _write(entry, temporary, pixels, labels, origin, stamp, colours)
-        shutil.rmtree(folder, ignore_errors=True)
         temporary.rename(folder)
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # where there are no locks, another process was first
