@@ -83,7 +83,7 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         _check_types(self)
-        if (place := marked_up(dataclasses.asdict(self))) is not None:
+        if (place := marked_up(vars(self))) is not None:
             raise UsageError(f"{place[0] if place else 'a name'} has HTML in a name or a text, which pages show")
         for name in ("dataset", "foreign"):
             if pictures.is_own(getattr(self, name)):

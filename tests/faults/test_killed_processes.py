@@ -56,7 +56,7 @@ def test_a_worker_is_killed_at_its_calls_and_the_sweep_goes_on_by_itself(
 ) -> None:
     place.into("undisturbed")
     undisturbed = swept(jobs=2)
-    work, kind = sweep_module._work, f"a worker of a sweep is {how} a call"
+    work = sweep_module._work
     for at in range(1 + number, 1000, STRIDE):
         folder, mark = place.into(str(at)), place.folder / f"mark {at}"
 
@@ -69,7 +69,7 @@ def test_a_worker_is_killed_at_its_calls_and_the_sweep_goes_on_by_itself(
         if not mark.exists():  # no worker makes so many calls
             assert at > 20
             break
-        with tally.fault(kind):
+        with tally.fault("killed at a call: a worker of a sweep"):
             assert code == 0, at
             sound(folder)
             assert swept() == undisturbed, at
@@ -95,7 +95,7 @@ def test_the_process_that_workers_work_for_is_killed_at_its_calls(
             with Meter(folder, at, strike).measuring():
                 swept(jobs=2)
 
-        with tally.fault(f"the process that waits for workers is {how} a call"):
+        with tally.fault("killed at a call: the process that waits for workers"):
             assert in_a_child(disturbed) == KILLED, at
             sound(folder)
             assert swept() == undisturbed, at
@@ -208,7 +208,7 @@ def test_a_command_and_its_kernel_are_killed_at_their_calls(
     for at, how in strikes:
         folder = here(f"{who} {at}")
         (folder / f"{who}.json").write_text(json.dumps([at, how]))
-        with tally.fault(f"a notebook's {who} is {how} a call"):
+        with tally.fault(f"killed at a call: a notebook's {who}"):
             struck = called(folder)
             assert not (folder / f"{who}.json").exists()
             if who == "command":

@@ -89,7 +89,7 @@ def test_a_compiled_training_step_is_one_graph_and_the_same(backend: str) -> Non
     [
         (True, ["in", "sn"]),
         (False, ["brn"]),
-        *(pytest.param(training, list(NORMS), marks=pytest.mark.ci) for training in (True, False)),
+        *(pytest.param(training, list(NORMS), marks=pytest.mark.fuzz) for training in (True, False)),
     ],
 )
 def test_the_backward_pass_of_eager_layers_compiles_to_one_graph(training: bool, names: list[str]) -> None:
