@@ -120,9 +120,8 @@ def _try_sizes(config: RunConfig, norm: MakeNorm) -> None:
             make(nn.Identity, 3, 10, size, **config.model_options)
         except TypeError as error:
             raise UsageError(f"model_options: {error}") from error
-        number = min(config.batch_size, 2)
         try:
-            make(norm, 3, 10, size, **config.model_options)(torch.empty(number, 3, size, size))
+            make(norm, 3, 10, size, **config.model_options)(torch.empty(config.batch_size, 3, size, size))
         except (TypeError, ValueError) as error:
             where = f"{config.model} with {own.short(config.norm)} at {size} pixels, batch_size={config.batch_size}"
             raise UsageError(f"{where}: {error}") from error

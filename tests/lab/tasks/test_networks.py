@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from normcore import Norm
 from normcore.factory import NORMS, make_norm
 from normcore.lab.errors import UsageError
+from normcore.lab.runs.training import check
 from normcore.lab.tasks import datasets
 from normcore.lab.tasks.networks import (
     ACTIVATIONS,
@@ -184,6 +185,27 @@ def test_what_cannot_be_built_is_refused(model: str, size: int, options: dict[st
     wanted = config(model=model, image_size=size, model_options=options)
     with pytest.raises(UsageError, match=message):
         network(wanted)
+
+
+@pytest.mark.parametrize(
+    ("norm", "number", "message"),
+    [
+        ("bn", 1, r"lenet5 with bn at 14 pixels, batch_size=1: Expected more than 1 value per channel"),
+        ("lrn", 64, r"lenet5 with lrn at 14 pixels, batch_size=64: LocalResponseNorm takes"),
+        ("ghost-bn", 60, r"batch_size=60: groups of 8 do not divide a batch of 60"),
+    ],
+)
+def test_a_normalizer_that_cannot_be_trained_at_these_sizes_is_refused_before_anything_is_run(
+    norm: str, number: int, message: str
+) -> None:
+    options = {"group": 8} if norm == "ghost-bn" else {}
+    with pytest.raises(UsageError, match=message):
+        check(config(norm=norm, norm_options=options, batch_size=number))
+
+
+@pytest.mark.parametrize(("norm", "options", "number"), [("ln", {}, 1), ("vbn", {}, 1), ("ghost-bn", {"group": 8}, 64)])
+def test_what_can_be_trained_is_not(norm: str, options: dict[str, Any], number: int) -> None:
+    check(config(norm=norm, norm_options=options, batch_size=number))
 
 
 # --- four convolutions -----------------------------------------------------------------------------------
