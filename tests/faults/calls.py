@@ -83,18 +83,13 @@ class Meter:
         patch.setattr(io, "open", opened)
 
 
-class Short:
-    """A file of which only half of what is written arrives."""
+class Failing:
+    """An opened file; what fails of it, its kinds say."""
 
     def __init__(self, file: Any) -> None:
         self.file = file
 
-    def write(self, content: Any) -> int:
-        self.file.write(content[: len(content) // 2])
-        self.file.flush()
-        raise OSError(errno.ENOSPC, "no space left on device")
-
-    def __enter__(self) -> "Short":
+    def __enter__(self) -> "Failing":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -104,6 +99,24 @@ class Short:
         return getattr(self.file, name)
 
 
+class Short(Failing):
+    """Only half of what is written arrives."""
+
+    def write(self, content: Any) -> int:
+        self.file.write(content[: len(content) // 2])
+        self.file.flush()
+        raise OSError(errno.ENOSPC, "no space left on device")
+
+
+class Unread(Failing):
+    """It is opened, and cannot be read."""
+
+    def read(self, *_: object) -> Any:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    readinto = readline = readlines = __iter__ = read
+
+
 def failing(code: int) -> Act:
     def act(call: Callable[[], Any]) -> Any:
         raise OSError(code, os.strerror(code))
@@ -111,9 +124,14 @@ def failing(code: int) -> Act:
     return act
 
 
-def short(call: Callable[[], Any]) -> Any:
-    file = call()
-    return Short(file) if getattr(file, "writable", bool)() else file
+def opened(kind: type[Failing], mode: str) -> Act:
+    """What the file that is opened there is, if it is opened for this."""
+
+    def act(call: Callable[[], Any]) -> Any:
+        file = call()
+        return kind(file) if getattr(file, mode, bool)() else file
+
+    return act
 
 
 def killed_before(call: Callable[[], Any]) -> Any:
@@ -128,7 +146,8 @@ def killed_after(call: Callable[[], Any]) -> Any:
 
 FAULTS: dict[str, Act] = {
     "no space": failing(errno.ENOSPC), "input and output": failing(errno.EIO), "no permission": failing(errno.EACCES),
-    "short write": short, "killed before": killed_before, "killed after": killed_after,
+    "short write": opened(Short, "writable"), "a read": opened(Unread, "readable"),
+    "killed before": killed_before, "killed after": killed_after,
 }  # fmt: skip
 CONFIGS = [
     config(dataset="noise", norm=norm, steps=2, eval_every=2, log_every=2, image_size=12, batch_size=8)
