@@ -198,7 +198,7 @@ def run(
         if left <= 0:
             raise TimeUp(f"the time budget is used up before {experiment.name}: run it again to go on")
         if math.isfinite(left):
-            how["time_budget"] = f"{left:.1f}s"
+            how["time_budget"] = f"{left}s"
         try:
             output = experiment.run(profile, {**what, **how}, to / experiment.notebook.name)
             console.print(f"{experiment.name}: {output}")
