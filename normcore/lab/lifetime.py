@@ -17,13 +17,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-import psutil
-
 GRACE = 20.0  # seconds from being told to stop to being killed; a scheduler's is 30 and more
 WATCH_EVERY = 1.0  # seconds
 PARENT = "NORMCORE_PARENT"  # the process that ``normcore`` is to end with; where it is not set, it outlives its parent
-
-
 _told = threading.Event()
 
 
@@ -58,6 +54,8 @@ def stopping_well(tell: Callable[[], object] = lambda: None) -> Iterator[None]:
 def children_stopping_well() -> Iterator[None]:
     """Within the block SIGTERM is passed on to the children, who have the grace time to stop well. After that, or where
     they end by it without a word, this process ends, with exit code 143."""
+
+    import psutil  # here, since every command imports this module
 
     def leave(*_: object) -> None:
         raise SystemExit(128 + signal.SIGTERM)

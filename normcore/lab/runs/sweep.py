@@ -178,6 +178,11 @@ _BUDGET = f"the time budget is used up: {_AGAIN}"
 _TOLD = f"told to stop by SIGTERM: {_AGAIN}"
 
 
+def _why_late() -> str:
+    """Whose time is over: the scheduler's, or the budget's."""
+    return _TOLD if told_to_stop() else _BUDGET
+
+
 def _written(store: Store, key: str) -> float:
     """When the own result was written, by the clock of its file system; 0 where there is none."""
     path = store.path(key)
@@ -204,7 +209,7 @@ def _attempt(job: _Job, progress: Callable[[int], None], patient: bool) -> _Outc
     except Timeout:
         return _Outcome(busy=True)
     except OutOfTime:
-        return _Outcome(problem=_TOLD if told_to_stop() else _BUDGET)
+        return _Outcome(problem=_why_late())
     except LabError as error:
         return _Outcome(problem=f"{job.name}: {error}")
     except Exception as error:
@@ -246,7 +251,7 @@ def _one_by_one(work: Sequence[_Job], report: _Report) -> list[str]:
     queue = [(i, job, False) for i, job in enumerate(work)]
     for i, job, patient in queue:  # grows: what another process was at comes again at the end
         if told_to_stop() or time.monotonic() > job.deadline:
-            return [*problems, _TOLD if told_to_stop() else _BUDGET]
+            return [*problems, _why_late()]
         outcome = _attempt(job, lambda steps, i=i: report(i, steps, False), patient)  # type: ignore[misc]
         if outcome.busy:
             queue.append((i, job, True))

@@ -12,10 +12,11 @@ import io
 import json
 import re
 import shutil
-import tempfile
 import time
+import uuid
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -354,10 +355,11 @@ def _decode(
         labels[split].append(label)
     _check_items(entry, origin, {split: len(labels[split]) for split in SPLITS})
     for left in folder.parent.glob(f".{folder.name}.*"):  # by a process that was killed
-        if time.time() - left.stat().st_mtime > _ABANDONED:
-            shutil.rmtree(left, ignore_errors=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    temporary.chmod(0o755)  # a cache may be several people's
+        with suppress(FileNotFoundError):  # by one that has just ended
+            if time.time() - left.stat().st_mtime > _ABANDONED:
+                shutil.rmtree(left, ignore_errors=True)
+    temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
+    temporary.mkdir()
     try:
         _write(entry, temporary, pixels, labels, origin, stamp, colours)
         temporary.rename(folder)

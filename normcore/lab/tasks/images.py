@@ -115,13 +115,14 @@ def _try_sizes(config: RunConfig, norm: MakeNorm) -> None:
     """Refuse, on sizes alone, a network that there is none of, and a normalizer that cannot be trained in it: one that
     does not take vectors, or a batch of one image where a layer has a single value for each channel."""
     make, size = networks.MODELS[config.model], config.image_size
-    with torch.device("meta"), suppress(RuntimeError, NotImplementedError):  # a layer that asks for values
+    with torch.device("meta"):
         try:
             make(nn.Identity, 3, 10, size, **config.model_options)
         except TypeError as error:
             raise UsageError(f"model_options: {error}") from error
         try:
-            make(norm, 3, 10, size, **config.model_options)(torch.empty(config.batch_size, 3, size, size))
+            with suppress(RuntimeError):  # a layer of one's own may ask for values, and here are none
+                make(norm, 3, 10, size, **config.model_options)(torch.empty(config.batch_size, 3, size, size))
         except (TypeError, ValueError) as error:
             where = f"{config.model} with {own.short(config.norm)} at {size} pixels, batch_size={config.batch_size}"
             raise UsageError(f"{where}: {error}") from error

@@ -213,7 +213,7 @@ def judge_all(ledger: str = "claims") -> list[Judged]:
         complete = {name: _complete(name) for name in names}  # read once, however many judge them
         judged = [_judge_by(entry, complete.get(entry.get("experiment"), [])) for entry in entries]
     except LabError as error:  # of what the ledger asks for
-        raise LabError(f"book/{ledger}.yml: {error}") from error
+        raise type(error)(f"book/{ledger}.yml: {error}") from error
     tested = [i for i, one in enumerate(judged) if not math.isnan(one.p)]
     for i, q in zip(tested, benjamini_hochberg([judged[i].p for i in tested]), strict=True):
         judged[i] = replace(judged[i], q=q)
