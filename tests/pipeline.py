@@ -3,7 +3,13 @@
 import os
 import shutil
 import sys
+from contextlib import suppress
 from pathlib import Path
+
+import nbformat
+import psutil
+
+from .lab.helpers import HOW
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -19,6 +25,25 @@ def project(folder: Path, *notebooks: Path) -> Path:
     for path in (p for notebook in notebooks for p in (notebook, notebook.with_suffix(".yaml")) if p.is_file()):
         shutil.copy(path, folder / "notebooks")
     return folder
+
+
+def trial(path: Path, code: str) -> Path:
+    """A notebook with the parameters of an experiment and this one cell; returns its path."""
+    notebook = nbformat.v4.new_notebook()
+    parameters = nbformat.v4.new_code_cell('profile = "smoke"\n' + HOW, metadata={"tags": ["parameters"]})
+    notebook.cells = [nbformat.v4.new_markdown_cell("# A trial"), parameters, nbformat.v4.new_code_cell(code)]
+    nbformat.write(notebook, path)
+    return path
+
+
+def at_work(folder: Path) -> list[psutil.Process]:
+    """Every process that works in the folder."""
+    working = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.status() != psutil.STATUS_ZOMBIE and Path(process.cwd()) == folder:
+                working.append(process)
+    return working
 
 
 def environment(folder: Path, **others: str) -> dict[str, str]:

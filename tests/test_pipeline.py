@@ -9,22 +9,13 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
-import nbformat
 import psutil
 import pytest
 
-from .pipeline import ROOT, environment, project
+from .pipeline import ROOT, at_work, environment, project, trial
 
 pytestmark = pytest.mark.ci
 TARGET = "book/runs/trial.ipynb"
-PARAMETERS = """profile = "smoke"
-device = "cpu"
-jobs = 2
-fresh = False
-shard = "1/1"
-time_budget = ""
-train = True
-"""
 ENDLESS = """
 from pathlib import Path
 from normcore.lab.config import RunConfig
@@ -47,11 +38,7 @@ exec {sys.executable} -m snakemake "$@" -- {TARGET}
 def here(tmp_path: Path) -> Path:
     """A pipeline of one notebook, whose two runs do not end while there is a file ``endless``; `make book` makes that
     notebook alone."""
-    notebook = nbformat.v4.new_notebook()
-    parameters = nbformat.v4.new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]})
-    notebook.cells = [nbformat.v4.new_markdown_cell("# A trial"), parameters, nbformat.v4.new_code_cell(ENDLESS)]
-    nbformat.write(notebook, tmp_path / "trial.ipynb")
-    folder = project(tmp_path / "project", tmp_path / "trial.ipynb")
+    folder = project(tmp_path / "project", trial(tmp_path / "trial.ipynb", ENDLESS))
     shutil.copy(ROOT / "Makefile", folder)
     (folder / ".venv" / "bin").mkdir(parents=True)
     (folder / ".venv" / "bin" / "snakemake").write_text(SNAKEMAKE)
@@ -82,16 +69,6 @@ def start(here: Path) -> Iterator[Start]:
     for process in started:
         with process:  # closes its output and waits
             process.kill()
-
-
-def at_work(folder: Path) -> list[psutil.Process]:
-    """Every process that works in the folder."""
-    working = []
-    for process in psutil.process_iter():
-        with suppress(psutil.Error):
-            if process.status() != psutil.STATUS_ZOMBIE and Path(process.cwd()) == folder:
-                working.append(process)
-    return working
 
 
 def wait_until(holds: Callable[[], bool], what: str) -> None:

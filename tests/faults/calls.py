@@ -3,7 +3,9 @@
 import builtins
 import errno
 import io
+import json
 import os
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -180,17 +182,33 @@ def swept(*, fresh: bool = False, jobs: int = 1) -> Measured:
     return {run.key: (run.final, run.curves, run.provenance["weights"]) for run in runs}
 
 
-def in_a_child(work: Callable[[], object]) -> int:
-    """The exit code of a copy of this process that does the work: 0, or 1 where that raised."""
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            work()
-            code = 0
-        finally:
-            os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+def in_children(*works: Callable[[], object]) -> list[int]:
+    """The exit codes of copies of this process that do the works at the same time: 0, or 1 where that raised."""
+    children = []
+    for work in works:
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                work()
+                code = 0
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(code)
+        children.append(child)
+    return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+
+
+def struck(name: str) -> Meter:
+    """A meter of the calls in this folder that is at work from now on. What a file of this name says, if there is one,
+    takes place once: the number of a call, and which of ``FAULTS``."""
+    said = Path(f"{name}.json")
+    at, fault = json.loads(said.read_text()) if said.exists() else (0, "killed before")
+    said.unlink(missing_ok=True)
+    meter = Meter(Path.cwd(), at, FAULTS[fault])
+    meter.install(pytest.MonkeyPatch())
+    return meter
 
 
 def sound(folder: Path) -> None:

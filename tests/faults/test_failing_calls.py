@@ -11,7 +11,7 @@ import pytest
 from normcore.lab.errors import LabError
 from normcore.lab.runs.store import Store
 
-from .calls import FAULTS, KILLED, Meter, Place, Tally, in_a_child, sound, swept
+from .calls import FAULTS, KILLED, Meter, Place, Tally, in_children, sound, swept
 
 pytestmark = pytest.mark.faults
 
@@ -46,7 +46,7 @@ def test_a_sweep_survives_every_call_that_fails(
                     swept(fresh=fresh)
 
             if killed:
-                assert in_a_child(disturbed) == KILLED
+                assert in_children(disturbed) == [KILLED]
             else:
                 with suppress(LabError, OSError):
                     disturbed()

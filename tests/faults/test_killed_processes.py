@@ -9,19 +9,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import nbformat
-import psutil
 import pytest
 
 from normcore.lab.runs import sweep as sweep_module
 
 from ..lab.helpers import write_pictures
-from ..pipeline import ROOT, environment, project
-from .calls import FAULTS, KILLED, Act, Meter, Place, Tally, in_a_child, sound, swept
+from ..pipeline import ROOT, at_work, environment, project, trial
+from .calls import FAULTS, KILLED, Act, Meter, Place, Tally, in_children, sound, swept
 
 pytestmark = pytest.mark.faults
 HOW = ("killed before", "killed after")
@@ -65,12 +62,12 @@ def test_a_worker_is_killed_at_its_calls_and_the_sweep_goes_on_by_itself(
                 work(*given)
 
         monkeypatch.setattr(sweep_module, "_work", metered)
-        code = in_a_child(lambda: swept(jobs=2))
+        codes = in_children(lambda: swept(jobs=2))
         if not mark.exists():  # no worker makes so many calls
             assert at > 20
             break
         with tally.fault("killed at a call: a worker of a sweep"):
-            assert code == 0, at
+            assert codes == [0], at
             sound(folder)
             assert swept() == undisturbed, at
 
@@ -96,7 +93,7 @@ def test_the_process_that_workers_work_for_is_killed_at_its_calls(
                 swept(jobs=2)
 
         with tally.fault("killed at a call: the process that waits for workers"):
-            assert in_a_child(disturbed) == KILLED, at
+            assert in_children(disturbed) == [KILLED], at
             sound(folder)
             assert swept() == undisturbed, at
 
@@ -104,64 +101,38 @@ def test_the_process_that_workers_work_for_is_killed_at_its_calls(
 # --- a command, and the kernel of its notebook -------------------------------------------------------------
 
 NOTEBOOK = """
-import json
-from pathlib import Path
-import pytest
 from normcore.lab.runs.store import Store
 from normcore.lab.runs.sweep import sweep
-from tests.faults.calls import CONFIGS, FAULTS, Meter
+from tests.faults.calls import CONFIGS, struck
 
-struck = Path("kernel.json")
-at, how = json.loads(struck.read_text()) if struck.exists() else (0, "killed before")
-struck.unlink(missing_ok=True)
-meter = Meter(Path.cwd(), at, FAULTS[how])
-meter.install(pytest.MonkeyPatch())
+meter = struck("kernel")
 print(len(sweep(CONFIGS, Store("trial"), jobs=jobs)), "runs")
 print("calls:", meter.count)
 """
 COMMAND = """
-import json, sys
-from pathlib import Path
-import pytest
+import sys
 from normcore.lab.cli import main
-from tests.faults.calls import FAULTS, Meter
+from tests.faults.calls import struck
 
-struck = Path("command.json")
-at, how = json.loads(struck.read_text()) if struck.exists() else (0, "killed before")
-struck.unlink(missing_ok=True)
-meter = Meter(Path.cwd(), at, FAULTS[how])
-meter.install(pytest.MonkeyPatch())
+meter = struck("command")
 sys.argv = ["normcore", "run", "trial", "--device", "cpu"]
 try:
     main()
 finally:
     print("calls:", meter.count)
 """
-PARAMETERS = """profile = "smoke"
-device = "cpu"
-jobs = 1
-fresh = False
-shard = "1/1"
-time_budget = ""
-train = True
-"""
-
-
 Strike = tuple[int, str]  # the number of a call, and what happens there
 
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
     """Makes a folder of the pipeline with one notebook, whose sweep has two runs."""
-    notebook = nbformat.v4.new_notebook()
-    parameters = nbformat.v4.new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]})
-    notebook.cells = [nbformat.v4.new_markdown_cell("# A trial"), parameters, nbformat.v4.new_code_cell(NOTEBOOK)]
-    nbformat.write(notebook, tmp_path / "trial.ipynb")
+    notebook = trial(tmp_path / "trial.ipynb", NOTEBOOK)
     write_pictures(tmp_path / "data" / "noise", train=16, test=4)
     monkeypatch.setenv("NORMCORE_DATA", str(tmp_path / "data"))
 
     def make(name: str) -> Path:
-        folder = project(tmp_path / name, tmp_path / "trial.ipynb")
+        folder = project(tmp_path / name, notebook)
         (folder / "tests").symlink_to(ROOT / "tests")
         return folder
 
@@ -173,15 +144,9 @@ def called(folder: Path) -> "subprocess.CompletedProcess[str]":
     done = subprocess.run(
         [sys.executable, "-c", COMMAND], cwd=folder, env=environment(folder), capture_output=True, text=True
     )
-    while any(_in(process, folder) for process in psutil.process_iter()):
+    while at_work(folder):
         time.sleep(0.05)
     return done
-
-
-def _in(process: psutil.Process, folder: Path) -> bool:
-    with suppress(psutil.Error):
-        return process.status() != psutil.STATUS_ZOMBIE and Path(process.cwd()) == folder
-    return False
 
 
 def calls_in(text: str) -> int:

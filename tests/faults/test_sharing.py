@@ -3,10 +3,10 @@ system has no locks, or shows late what another machine wrote, all end with the 
 
 import errno
 import faulthandler
+import functools
 import multiprocessing
 import os
 import time
-import traceback
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +18,7 @@ from filelock import FileLock
 from normcore.lab.runs import record
 from normcore.lab.runs import sweep as sweep_module
 
-from .calls import Measured, Place, Tally, sound, swept
+from .calls import Measured, Place, Tally, in_children, sound, swept
 
 pytestmark = pytest.mark.faults
 
@@ -57,22 +57,12 @@ def side_by_side(*works: Callable[[], Measured]) -> list[int]:
             waited.append(barrier.wait(60))
         return perform(*given)
 
-    children = []
-    for work in works:
-        child = os.fork()
-        if child == 0:
-            code = 1
-            faulthandler.dump_traceback_later(20, exit=True)
-            sweep_module._perform = together
-            try:
-                work()
-                code = 0
-            except BaseException:
-                traceback.print_exc()
-            finally:
-                os._exit(code)
-        children.append(child)
-    return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    def watched(work: Callable[[], Measured]) -> None:
+        faulthandler.dump_traceback_later(20, exit=True)
+        sweep_module._perform = together
+        work()
+
+    return in_children(*(functools.partial(watched, work) for work in works))
 
 
 def again() -> Measured:
