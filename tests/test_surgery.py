@@ -131,7 +131,7 @@ def test_convert_between_batch_norms_keeps_the_evaluation(name: str) -> None:
 def test_convert_keeps_what_shapes_allow(name: str, dtype: torch.dtype, training: bool) -> None:
     """Weight, bias, eps, dtype, mode, and whether a parameter is trained."""
     old = filled(nn.BatchNorm2d(4, eps=0.25)).to(dtype).train(training)
-    old.weight.requires_grad_(requires_grad=False)
+    old.weight.requires_grad_(False)
     new = convert_norms(nn.Sequential(old), name)[0]
     assert new.training == training
     if name in ("none", "lrn"):
@@ -178,7 +178,7 @@ def test_convert_keeps_a_frozen_layer_frozen() -> None:
 @pytest.mark.parametrize("name", ["bn", "brn", "rbn", "sn", "fnbb", "fnbl"])
 def test_convert_keeps_the_process_group(name: str) -> None:
     """By which statistics are taken: without it, they would silently be those of one process."""
-    group = dist.ProcessGroup(0, 1)
+    group = dist.ProcessGroup(0, 1)  # type: ignore[call-arg]
     for old in (make_norm("bn", 4, process_group=group), nn.SyncBatchNorm(4, process_group=group)):
         assert convert_norms(old, name).process_group is group
     assert convert_norms(make_norm("bn", 4, process_group=group), "gn").state_dict().keys() == {"weight", "bias"}
@@ -252,7 +252,7 @@ BY_A_CLASS: dict[str, Callable[..., nn.Module]] = {
 @pytest.mark.parametrize("kind", BY_A_CLASS)
 def test_convert_asks_a_layer_of_ones_own_what_it_takes(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(normcore.NORMS, "own", BY_A_CLASS[kind])
-    group = dist.ProcessGroup(0, 1)
+    group = dist.ProcessGroup(0, 1)  # type: ignore[call-arg]
     old = filled(make_norm("bn", 4, eps=0.25, momentum=0.01, bias=False, process_group=group)).eval()
     new = convert_norms(nn.Sequential(copy.copy(old)), "own")[0]
     assert isinstance(new, OwnBatchNorm)

@@ -395,7 +395,7 @@ def test_the_input_is_left_alone(name: str, training: bool) -> None:
 def test_only_what_needs_a_gradient_gets_one(name: str, training: bool) -> None:
     layer = with_past(name).train(training)
     for parameter in layer.parameters():
-        parameter.requires_grad_(requires_grad=False)
+        parameter.requires_grad_(False)
     x = scattered((4, 4, 3, 3), torch.float32)
     assert not layer(x).requires_grad
     assert layer(x.requires_grad_()).requires_grad
