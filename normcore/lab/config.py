@@ -20,6 +20,7 @@ from .files import marked_up
 OPTIMIZERS = ("adam", "sgd")
 ORDERS = ("shuffled", "fixed")
 SCHEDULES = ("constant", "cosine")
+OWN = "own"  # the network of a run itself, beside those of others
 HALVES = ("accuracy_a", "accuracy_b")  # of an evaluation curve: over one half of the items and over the other
 
 
@@ -47,6 +48,7 @@ class RunConfig:
         probes: names of ``probes.PROBES`` -> taken every so many steps, at the start and at the end.
         order: ``shuffled`` anew each epoch, or ``fixed``: every epoch in the order of the first.
         start: the key of a run; its trained network is what this run begins with.
+        beside: names -> keys of runs, whose trained networks a probe looks at beside this run's.
         image_size: of the task ``images``: the images are resized to this many pixels.
         colours: of the task ``images``: what is done to them, one of ``datasets.COLOURS``.
         outliers, outlier_kind: of the task ``images``: this share of the training images is outlying, in one of
@@ -80,6 +82,7 @@ class RunConfig:
     start: str = ""
     lr_schedule: str = "constant"
     warmup: int = 0
+    beside: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _check_types(self)
@@ -108,9 +111,17 @@ class RunConfig:
             raise UsageError(f"outliers must be a share from 0 to 1, got {self.outliers}")
         if self.warmup and self.warmup >= self.steps:
             raise UsageError(f"warmup must be shorter than the {self.steps} steps, got {self.warmup}")
+        for name, key in self.beside.items():
+            if name == OWN or not isinstance(key, str):
+                raise UsageError(f"beside must give the key of a run to names other than {OWN!r}, got {name}: {key!r}")
         for name, every in self.probes.items():
             if isinstance(every, bool) or not isinstance(every, int) or every < 1:
                 raise UsageError(f"probes must say every how many steps, at least 1, got {name}: {every!r}")
+
+    @property
+    def needs(self) -> list[str]:
+        """The keys of the runs whose trained networks this one takes."""
+        return [*filter(None, [self.start]), *self.beside.values()]
 
     @property
     def steady(self) -> bool:

@@ -64,7 +64,7 @@ def cheapest(experiment: Experiment, number: int) -> list[list[Run]]:
     published = {run.key: run for profile in profiles for run in store.runs(profile)}.values()
     settings: dict[str, list[Run]] = {}
     for run in sorted(published, key=lambda run: float(run.provenance["seconds"])):
-        if not run.config.start:  # that needs the network of another
+        if not run.config.needs:  # networks of others, which are not published
             settings.setdefault(setting_of(run.config), []).append(run)
     return list(settings.values())[:number]
 

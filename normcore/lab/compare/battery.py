@@ -13,7 +13,7 @@ from ..config import RunConfig, grid
 from ..errors import UsageError, unknown
 from ..runs.experiments import find
 from ..runs.store import Run, Store, measured_on
-from ..runs.training import check
+from ..runs.training import check, try_sizes
 from ..runs.variants import renorm_schedule
 from ..stats import best
 from ..verdicts.measures import LATE, basins, value, window
@@ -209,6 +209,7 @@ class Battery:
         configs, norm = list(grid(**fields)), fields["norm"]
         try:
             check(configs[0])
+            try_sizes(configs[0])
         except UsageError as error:
             self.refused[workload, norm] = str(error)
         else:

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from ...layers import SwitchableNorm
 from ...recalibration import recalibrate
 from ...surgery import averaging
+from ..config import OWN
 from ..tasks.outliers import KINDS
-from . import distributions, influence, landscape
+from . import attacks, distributions, influence, landscape
 from .landscape import Forward
 
 Row = dict[str, Any]
@@ -40,6 +41,8 @@ class Snapshot:
         held, held_labels: images that are not trained on, looked at whatever the step, and their labels.
         foreign: images of another data set, at least as many as a batch has; none where the run names none.
         lr: the learning rate.
+        bounds: of images, what black and white are, (C, 1, 1) each.
+        beside: networks of other runs, by the names that the run gives them.
     """
 
     model: nn.Module
@@ -52,6 +55,8 @@ class Snapshot:
     held_labels: Tensor
     foreign: Tensor
     lr: float
+    bounds: attacks.Bounds
+    beside: Mapping[str, nn.Module]
 
 
 @torch.no_grad()
@@ -118,6 +123,28 @@ def recalibrated(at: Snapshot) -> list[Row]:
     return [at.scored(model)]
 
 
+def adversarial(at: Snapshot) -> list[Row]:
+    """Held images attacked in evaluation mode, a row an attack with :func:`normcore.lab.probes.attacks.outcome`: each
+    attack with each budget, made on the network itself (``source`` is ``OWN``), and PGD made on each network beside it
+    and given to this one (``source`` is that one's name). Of these, images count that both networks have right."""
+    x, y = at.held, at.held_labels
+    networks = {OWN: at.model, **at.beside}
+    networks = {name: copy.deepcopy(network).eval().requires_grad_(False) for name, network in networks.items()}
+    with torch.no_grad():
+        scores = {name: at.forward(network, x) for name, network in networks.items()}
+    tried = [(OWN, attack, budget) for attack in attacks.ATTACKS for budget in attacks.BUDGETS]
+    tried += [(name, "pgd", budget) for name in at.beside for budget in attacks.BUDGETS[1:]]
+    rows = []
+    for source, attack, budget in tried:
+        changed = attacks.perturbed(attack, at.forward, networks[source], x, y, budget, at.bounds)
+        with torch.no_grad():
+            after = at.forward(networks[OWN], changed)
+        counted = scores[source].argmax(1) == y
+        rows.append({"source": source, "attack": attack, "budget": budget,
+                     **attacks.outcome(scores[OWN], after, y, counted)})  # fmt: skip
+    return rows
+
+
 def mixture(at: Snapshot) -> list[Row]:
     """What switchable normalization has learned: of each of its layers the shares of the statistics of IN, LN and BN, a
     row for the mean and one for the variance; none of a network without it."""
@@ -140,7 +167,7 @@ def _medians(batches: Sequence[Sequence[Mapping[str, Any]]], *names: str) -> lis
 PROBES: dict[str, Callable[[Snapshot], list[Row]]] = {
     "distributions": feature_distributions, "shift": covariate_shift, "smoothness": smoothness,
     "outliers": outlier_influence, "training_set": training_set, "mixture": mixture,
-    "recalibrated": recalibrated, "gradients": gradients,
+    "recalibrated": recalibrated, "gradients": gradients, "adversarial": adversarial,
 }  # fmt: skip
 
 #: probe -> column -> values, a row of the probe at each place

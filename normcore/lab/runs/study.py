@@ -11,7 +11,7 @@ from ..config import RunConfig
 from ..errors import LabError, UsageError
 from .experiments import CUSTOM, Experiment, find, read_notebook
 from .store import Run, Store, measured_on
-from .sweep import Shard, check, parse_seconds, sweep
+from .sweep import Shard, check, parse_seconds, sweep, try_sizes
 
 #: stage -> its runs
 Listed = dict[str, list[RunConfig]]
@@ -69,6 +69,7 @@ class Study:
         return [replace(run, config=wanted[run.key]) for run in runs]
 
     def _trained(self, configs: Sequence[RunConfig], stage: str) -> list[Run]:
+        try_sizes(config for config in configs if self.fresh or not self.store.find(config.key))
         self.store.index(self.profile, stage, [config.key for config in configs])
         return sweep(
             configs, self.store, device=self.device, jobs=self.jobs, fresh=self.fresh,

@@ -102,6 +102,7 @@ def sweep(
         raise UsageError(f"jobs must be at least 1, got {jobs}")
     mine = [c for key, c in wanted.items() if shard is None or shard.holds(key)]
     todo = [c for c in mine if fresh or not store.adopt(c.key)]
+    try_sizes(todo)
     problems: list[str] = []
     if todo:
         chosen = choose_device(device)
@@ -125,19 +126,37 @@ def sweep(
 
 
 def check(configs: Iterable[RunConfig]) -> None:
-    """Each combination of what is checked once: a sweep has many runs and few names."""
-    for config in {dataclasses.replace(c, seed=0, steps=1, warmup=0, lr=1.0).key: c for c in configs}.values():
+    """Refuse names and values that there are none of."""
+    for config in _distinct(configs).values():
         training.check(config)
 
 
+_tried: set[str] = set()  # settings that were, in this process
+
+
+def try_sizes(configs: Iterable[RunConfig]) -> None:
+    """Refuse, before any run, networks that cannot be trained. It loads much of torch: what is there is not tried."""
+    for key, config in _distinct(configs).items():
+        if key not in _tried:
+            training.try_sizes(config)
+        _tried.add(key)
+
+
+def _distinct(configs: Iterable[RunConfig]) -> dict[str, RunConfig]:
+    """A run of each setting: a sweep has many runs and few settings."""
+    return {dataclasses.replace(c, seed=0, steps=1, warmup=0, lr=1.0).key: c for c in configs}
+
+
 def _started_from(todo: Iterable[RunConfig], wanted: Mapping[str, RunConfig], store: Store) -> list[RunConfig]:
-    """The runs that others start from and whose networks are not kept."""
-    missing = dict.fromkeys(c.start for c in todo if c.start and not weights.file(c.start).is_file())
+    """The runs whose networks others take, and are not kept."""
+    missing = dict.fromkeys(key for c in todo for key in c.needs if not weights.file(key).is_file())
     configs = {}
     for key in missing:
         run = store.find(key)
         if run is None and key not in wanted:
-            raise UsageError(f"start={key!r}: there is no such run; name the key of one that is there or in this sweep")
+            raise UsageError(
+                f"start or beside: there is no run {key!r}; name the key of one that is there or in this sweep"
+            )
         configs[key] = run.config if run else wanted[key]
     check(configs.values())
     return list(configs.values())

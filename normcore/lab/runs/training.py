@@ -64,7 +64,16 @@ def check(config: RunConfig) -> None:
             raise unknown("probe", probe, probes.PROBES)
         if probe not in task.probes:
             raise unknown(f"probe of the task {config.task}", probe, task.probes)
-    task.check(config, normalizer(config))
+    task.check(config)
+
+
+def try_sizes(config: RunConfig) -> None:
+    """Refuse a network that cannot be trained; see :meth:`normcore.lab.tasks.task.Task.try_sizes`.
+
+    Raises:
+        UsageError: what was got, and what the network says of it.
+    """
+    task_class(config.task).try_sizes(config, normalizer(config))
 
 
 def try_out(reference: str, options: Mapping[str, Any]) -> None:
@@ -100,6 +109,21 @@ def build(config: RunConfig, task: Task) -> nn.Module:
     except TypeError as error:
         raise UsageError(f"norm_options or model_options: {error}") from error
     return model.to(task.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def kept(key: str, device: torch.device) -> nn.Module:
+    """The trained network that is kept of a run.
+
+    Raises:
+        LabError: it is not kept.
+        UsageError: it needs a reference batch, which is not kept with it.
+    """
+    config = weights.config(key)
+    model = build(config, task_class(config.task)(config, device))
+    if any(isinstance(layer, VirtualBatchNorm) for layer in model.modules()):
+        raise UsageError(f"beside: the network of run {key} needs its own reference batch, which is not kept")
+    weights.load(model, key)
+    return model
 
 
 def optimizer(config: RunConfig, model: nn.Module) -> torch.optim.Optimizer:
@@ -287,7 +311,7 @@ def train(
         if checkpoint:
             checkpoint.unlink(missing_ok=True)
         if keep:
-            weights.keep(training.model, config.key)
+            weights.keep(training.model, config)
         return training.result()
 
 
@@ -312,7 +336,10 @@ class _Training:
         self.provenance["started"] = datetime.now(UTC).isoformat(timespec="seconds")
         self.config, self.device = config, device
         self.task = task = task_class(config.task)(config, device)
-        self.model = build(config, task)
+        self.beside = {name: kept(key, device) for name, key in config.beside.items()}
+        if self.beside:
+            self.provenance["beside"] = {name: weights.fingerprint(model) for name, model in self.beside.items()}
+        self.model = build(config, task)  # last: it sets the generator to the seed
         if config.start:
             self.provenance["start"] = weights.load(self.model, config.start)
         self.optim = optimizer(config, self.model)
@@ -420,7 +447,10 @@ class _Training:
             order = torch.randperm(len(task.items), generator=torch.Generator().manual_seed(0)).to(task.items.device)
             return [task.batch(task.items[i]) for i in order.split(self.config.batch_size)[: probes.BATCHES]]
 
-        return probes.Snapshot(self.model, stepped, forward, first, mixed, scored, *held, task.foreign, self.config.lr)
+        return probes.Snapshot(
+            self.model, stepped, forward, first, mixed, scored, *held, task.foreign, self.config.lr, task.bounds,
+            self.beside,
+        )  # fmt: skip
 
     def save(self, checkpoint: Path) -> None:
         """Keep what the run needs to go on."""

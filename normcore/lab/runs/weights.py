@@ -1,14 +1,18 @@
-"""The weights of trained networks: what they hash to, and those that are kept because other runs start from them."""
+"""The weights of trained networks: what they hash to, and those that are kept because other runs take them."""
 
+import dataclasses
 import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from .. import paths
+from ..config import RunConfig
 from ..errors import LabError, UsageError
 from ..files import replacing
 
@@ -27,10 +31,24 @@ def file(key: str) -> Path:
     return paths.cache() / "networks" / f"{key}.safetensors"
 
 
-def keep(model: nn.Module, key: str) -> None:
-    """Keep the network of a run."""
-    with replacing(file(key)) as temporary:
-        save_file(_state(model), temporary)
+def keep(model: nn.Module, of: RunConfig) -> None:
+    """Keep the network of a run, with what the run was."""
+    with replacing(file(of.key)) as temporary:
+        save_file(_state(model), temporary, {"config": json.dumps(dataclasses.asdict(of))})
+
+
+def config(key: str) -> RunConfig:
+    """What the run was whose network is kept.
+
+    Raises:
+        LabError: it is not kept, or by a version that did not say.
+    """
+    path = _there(key)
+    with safe_open(path, "pt") as kept:
+        said = (kept.metadata() or {}).get("config")
+    if said is None:
+        raise LabError(f"{path} does not say of what run it is: delete it, and it is made again")
+    return RunConfig(**json.loads(said))
 
 
 def load(model: nn.Module, key: str) -> dict[str, Any]:
@@ -40,14 +58,19 @@ def load(model: nn.Module, key: str) -> dict[str, Any]:
         LabError: it is not kept.
         UsageError: it is another network.
     """
-    if not file(key).is_file():
-        raise LabError(f"the network of run {key} is not kept: a sweep over a run that starts from it trains it")
+    path = _there(key)
     try:
-        model.load_state_dict(load_file(file(key)))
+        model.load_state_dict(load_file(path))
     except RuntimeError as error:
         why = str(error).split(":", 1)[-1].strip()
         raise UsageError(f"start={key!r}: that run has another network: {why}") from error
     return {"run": key, "weights": fingerprint(model)}
+
+
+def _there(key: str) -> Path:
+    if not file(key).is_file():
+        raise LabError(f"the network of run {key} is not kept: a sweep over a run that takes it trains it")
+    return file(key)
 
 
 def _state(model: nn.Module) -> dict[str, Tensor]:

@@ -36,7 +36,7 @@ class ImageClassification(Task):
     """
 
     unit: ClassVar[str] = "images"
-    probes: ClassVar[tuple[str, ...]] = (*Task.probes, "distributions", "outliers")
+    probes: ClassVar[tuple[str, ...]] = (*Task.probes, "distributions", "outliers", "adversarial")
 
     def __init__(self, config: RunConfig, device: torch.device, dataset: datasets.Dataset | None = None) -> None:
         super().__init__(config, device)
@@ -45,13 +45,14 @@ class ImageClassification(Task):
         if len(self.items) < config.batch_size:
             raise UsageError(f"batch_size={config.batch_size} is more than the {len(self.items)} training images")
         self.foreign = foreign_images(config, dataset, device)
+        self.bounds = self.held.bounds
         if config.outliers:
             self.images = copy.copy(self.images)  # held-out images are of the same split
             kind, share = config.outlier_kind, config.outliers
             self.images.outliers = Outliers.draw(len(self.images), share, kind, self.foreign)
 
     @classmethod
-    def check(cls, config: RunConfig, norm: MakeNorm) -> None:
+    def check(cls, config: RunConfig) -> None:
         named = [name for name in (config.dataset, config.foreign) if name and not pictures.is_own(name)]
         for name in named:
             paths.plain("the name of a data set", name)
@@ -77,9 +78,25 @@ class ImageClassification(Task):
             raise UsageError(f"{ONE_CLASS} must be a share from 0 to 1, got {share!r}")
         if not 1 <= config.image_size <= LARGEST:
             raise UsageError(f"image_size must be from 1 to {LARGEST} pixels, got {config.image_size}")
-        _try_sizes(config, norm)
         if config.outliers and config.outlier_kind == "foreign" and not config.foreign:
             raise UsageError("outlier_kind='foreign' needs the name of another data set, got foreign=''")
+
+    @classmethod
+    def try_sizes(cls, config: RunConfig, norm: MakeNorm) -> None:
+        """Refuses a network that there is none of at this size, and a normalizer that cannot be trained in it: one that
+        does not take vectors, or a batch of one image where a layer has a single value for each channel."""
+        make, size = networks.MODELS[config.model], config.image_size
+        with torch.device("meta"):
+            try:
+                make(nn.Identity, 3, 10, size, **config.model_options)
+            except TypeError as error:
+                raise UsageError(f"model_options: {error}") from error
+            try:
+                with suppress(RuntimeError):  # a layer of one's own may ask for values, and here are none
+                    make(norm, 3, 10, size, **config.model_options)(torch.empty(config.batch_size, 3, size, size))
+            except (TypeError, ValueError) as error:
+                where = f"{config.model} with {own.short(config.norm)} at {size} pixels, batch_size={config.batch_size}"
+                raise UsageError(f"{where}: {error}") from error
 
     @classmethod
     def prepare(cls, config: RunConfig) -> None:
@@ -111,23 +128,6 @@ class ImageClassification(Task):
         }  # fmt: skip
 
 
-def _try_sizes(config: RunConfig, norm: MakeNorm) -> None:
-    """Refuse, on sizes alone, a network that there is none of, and a normalizer that cannot be trained in it: one that
-    does not take vectors, or a batch of one image where a layer has a single value for each channel."""
-    make, size = networks.MODELS[config.model], config.image_size
-    with torch.device("meta"):
-        try:
-            make(nn.Identity, 3, 10, size, **config.model_options)
-        except TypeError as error:
-            raise UsageError(f"model_options: {error}") from error
-        try:
-            with suppress(RuntimeError):  # a layer of one's own may ask for values, and here are none
-                make(norm, 3, 10, size, **config.model_options)(torch.empty(config.batch_size, 3, size, size))
-        except (TypeError, ValueError) as error:
-            where = f"{config.model} with {own.short(config.norm)} at {size} pixels, batch_size={config.batch_size}"
-            raise UsageError(f"{where}: {error}") from error
-
-
 class Images:
     """A split on the device: uint8 pixels and labels, gathered and standardized a batch at a time.
 
@@ -146,6 +146,12 @@ class Images:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def bounds(self) -> tuple[Tensor, Tensor]:
+        """What black and white are once they are standardized, (C, 1, 1) each."""
+        black, white = self.shift, self.shift + 255 * self.scale
+        return black.view(-1, 1, 1), white.view(-1, 1, 1)
 
     def batch(self, index: Tensor | slice) -> tuple[Tensor, Tensor]:
         pixels = self.pixels[index]

@@ -32,6 +32,7 @@ class Task(ABC):
         items, held_items: indices of what is trained on and of what is evaluated on, one axis, on the device.
         answers: answers that an item asks for: its number of positions.
         foreign: images of another set, where a run names one; else empty.
+        bounds: of images, what black and white are, (C, 1, 1) each; else empty.
     """
 
     unit: ClassVar[str] = "items"
@@ -43,21 +44,31 @@ class Task(ABC):
     held_items: Tensor
     answers: int = 1
     foreign: Tensor
+    bounds: tuple[Tensor, Tensor]
 
     def __init__(self, config: RunConfig, device: torch.device) -> None:
         self.config, self.device = config, device
         self.foreign = torch.empty(0, device=device)
+        self.bounds = self.foreign, self.foreign
 
     @classmethod
     @abstractmethod
-    def check(cls, config: RunConfig, norm: MakeNorm) -> None:
-        """Refuse names and values that the task does not take, before any run; reads no data.
+    def check(cls, config: RunConfig) -> None:
+        """Refuse names and values that the task does not take; reads no data.
+
+        Raises:
+            UsageError: what was got, and what there is.
+        """
+
+    @classmethod  # noqa: B027 (a task may have nothing to try)
+    def try_sizes(cls, config: RunConfig, norm: MakeNorm) -> None:
+        """Refuse, on sizes alone and before anything is run, a network that cannot be trained.
 
         Args:
             norm: makes the run's normalizers.
 
         Raises:
-            UsageError: what was got, and what there is.
+            UsageError: what was got, and what the network says of it.
         """
 
     @classmethod

@@ -48,7 +48,7 @@ class NextCharacter(Task):
         self.items, self.held_items = train[:kept], train[kept:] if config.validation else starts[starts >= text.train]
 
     @classmethod
-    def check(cls, config: RunConfig, norm: MakeNorm) -> None:
+    def check(cls, config: RunConfig) -> None:
         texts = [name for name, entry in datasets.registry().items() if entry.text]
         for name, names in {"dataset": texts, "model": MODELS}.items():
             if getattr(config, name) not in names:

@@ -68,14 +68,14 @@ def test_a_network_that_comes_out_otherwise_is_said_to() -> None:
 
 
 def test_what_cannot_be_started_from_is_refused_in_words() -> None:
-    with pytest.raises(UsageError, match="there is no such run"):
+    with pytest.raises(UsageError, match="there is no run '0123456789abcdef'"):
         sweep([config(start="0123456789abcdef")], Store("trial"))
     with pytest.raises(UsageError, match="steps must be at least 1, got 0"):
         config(steps=0)
     first = config()
     with pytest.raises(LabError, match=f"the network of run {first.key} is not kept"):
         train(after(first), torch.device("cpu"))
-    weights.keep(network(first), first.key)
+    weights.keep(network(first), first)
     with pytest.raises(UsageError, match=r"that run has another network: .*"):
         train(after(first, model_options={"linear_norm": False}), torch.device("cpu"))
 

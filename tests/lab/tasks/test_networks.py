@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from normcore import Norm
 from normcore.factory import NORMS, make_norm
 from normcore.lab.errors import UsageError
-from normcore.lab.runs.training import check
+from normcore.lab.runs.training import try_sizes
 from normcore.lab.tasks import datasets
 from normcore.lab.tasks.networks import (
     ACTIVATIONS,
@@ -200,12 +200,12 @@ def test_a_normalizer_that_cannot_be_trained_at_these_sizes_is_refused_before_an
 ) -> None:
     options = {"group": 8} if norm == "ghost-bn" else {}
     with pytest.raises(UsageError, match=message):
-        check(config(norm=norm, norm_options=options, batch_size=number))
+        try_sizes(config(norm=norm, norm_options=options, batch_size=number))
 
 
 @pytest.mark.parametrize(("norm", "options", "number"), [("ln", {}, 1), ("vbn", {}, 1), ("ghost-bn", {"group": 8}, 64)])
 def test_what_can_be_trained_is_not(norm: str, options: dict[str, Any], number: int) -> None:
-    check(config(norm=norm, norm_options=options, batch_size=number))
+    try_sizes(config(norm=norm, norm_options=options, batch_size=number))
 
 
 # --- four convolutions -----------------------------------------------------------------------------------
