@@ -349,6 +349,7 @@ SMALLEST = {
     "batch_jitter": 0.02, "train_jitter": 0.02, "tau": 0.1, "tau_p": 0.0,
     **{f"{probe}.{name}": size for probe in ("training_set", "recalibrated")
        for name, size in (("accuracy", 0.005), ("loss", 0.02))},
+    "adversarial.accuracy": 0.02, "adversarial.fooled": 0.02,
     **{f"mixture.{norm}": 0.02 for norm in ("in", "ln", "bn")},
 }  # fmt: skip
 SMALLEST_SHARE = 0.05  # of the size of what is compared

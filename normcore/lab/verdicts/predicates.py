@@ -483,6 +483,7 @@ _READ = {
     "peak": "test accuracy at its peak",
     "jitter": "jitter of the test accuracy", "training_set.accuracy": "accuracy on all training images",
     "recalibrated.accuracy": "test accuracy with statistics estimated anew",
+    "adversarial.fooled": "right answers lost to an attack", "adversarial.accuracy": "accuracy under attack",
     "outliers.output": "change of the output by an outlier", "outliers.update": "change of the update by an outlier",
     "shift.gradient": "covariate shift of the gradient", "shift.input": "covariate shift of the input",
     "distributions.wasserstein": "distance from the standard normal",
@@ -765,6 +766,10 @@ def _each(terms: Sequence[tuple[float, Variant]]) -> str:
     return " and ".join(_named(variant) for _, variant in terms)
 
 
+def _several(variants: Sequence[Variant]) -> str:
+    return " and ".join(map(_named, variants)) if len(variants) <= 4 else f"{len(variants)} variants"
+
+
 def gains(
     runs: Sequence[Run], says: str, metric: str, a: Variant, b: Variant, *, by: Mapping[str, Any],
     over: Mapping[str, Any], low: float = -math.inf, high: float = math.inf, order: bool = False,
@@ -819,6 +824,51 @@ def interacts(
     effect = Interval(float(np.ptp(means)), math.nan, math.nan, n)
     return _judged(Part(says, measured, effect, len(wide), INCONCLUSIVE, holds=holds, fails=fails, inside=True,
                         runs=tuple(every)))  # fmt: skip
+
+
+def ranks(
+    runs: Sequence[Run], says: str, metric: str, by: str, among: Sequence[Variant], *, low: float = -math.inf,
+    high: float = math.inf, where: Mapping[str, Any] | None = None, **within: Any,
+) -> Part:  # fmt: skip
+    """Spearman's rank correlation, over these variants (``among``), of the metric with another (``by``) of the same run
+    lies between these bounds. The seeds repeat it; the variants are those that there are."""
+    chosen = [select(runs, variant, where) for variant in among]
+    every = [run for own in chosen for run in own]
+    tables = [pd.concat([_by_seed(own, _reader(name, within, every), name) for own in chosen], axis=1)
+              for name in (metric, by)]  # fmt: skip
+    measured = f"rank correlation of {_words(metric)} with {_words(by)}, over {_several(among)}"
+    found = {
+        seed: float(scipy.stats.spearmanr(*(table.loc[seed] for table in tables)).statistic)
+        for seed in tables[0].dropna().index.intersection(tables[1].dropna().index)
+        if all(table.loc[seed].nunique() > 1 for table in tables)
+    }
+    values = pd.Series(found, dtype=float)
+    if values.empty:
+        raise Lacking(f"{measured}: no seed has it")
+    sample = _Sample(mean_interval(_at_look(values)), len(values), tuple(every))
+    return _tested(says, measured, sample, low, high)
+
+
+def stands_out(
+    runs: Sequence[Run], says: str, metric: str, of: str, one: Any, others: Sequence[Any], among: Sequence[Variant], *,
+    low: float = -math.inf, high: float = math.inf, strict: bool = False, where: Mapping[str, Any] | None = None,
+) -> Part:  # fmt: skip
+    """Within each run a probe's rows that have ``one`` value in a column (``of``) minus the mean of those with the
+    ``others`` that the run has; the mean over these variants (``among``) lies between these bounds. A bound of 0 and no
+    other is an order."""
+    chosen = [select(runs, variant, where) for variant in among]
+
+    def row(run: Run, name: Any) -> float | None:
+        return value(run, f"{metric.removesuffix(']')}{',' if metric.endswith(']') else '['}{of}={name}]")
+
+    def read(run: Run) -> float | None:
+        first, rest = row(run, one), [number for name in others if (number := row(run, name)) is not None]
+        return None if first is None or not rest else first - float(np.mean(rest))
+
+    measured = f"{_words(metric)}, {of} {label(str(one))} minus the mean of the others, of {_several(among)}"
+    sample = _contrast(runs, [(1 / len(chosen), own) for own in chosen], read, metric, measured)
+    order = (low, high) in ((0, math.inf), (-math.inf, 0)) and not strict
+    return _tested(says, measured, sample, low, high, smallest(metric, 1.0) if order else 0.0)
 
 
 def regret(
@@ -907,7 +957,7 @@ def takes_less(found: Mapping[str, Any], says: str, a: str, b: str, share: float
 PREDICATES: dict[str, Predicate] = {
     "lower": lower, "higher": higher, "alike": alike, "rate_higher": rate_higher, "between": between, "mostly": mostly,
     "stretches": stretches, "predicts": predicts, "trend": trend, "contrast": contrast, "gains": gains,
-    "gains_less": gains_less, "interacts": interacts, "regret": regret,
+    "gains_less": gains_less, "interacts": interacts, "ranks": ranks, "stands_out": stands_out, "regret": regret,
 }  # fmt: skip
 #: over the numbers of a definition
 EXACT_PREDICATES: dict[str, Predicate] = {"equals": equals, "exceeds": exceeds}

@@ -32,9 +32,11 @@ from normcore.lab.verdicts.predicates import (
     lower,
     mostly,
     predicts,
+    ranks,
     rate_higher,
     regret,
     select,
+    stands_out,
     stretches,
     takes_less,
     trend,
@@ -628,6 +630,48 @@ def test_a_share_of_runs_is_compared_by_fisher_s_test(ours: int, theirs: int, ve
     assert found.effect.low <= found.effect.mean <= found.effect.high
 
 
+@pytest.mark.parametrize(
+    ("losses", "correlation", "verdict"),
+    [
+        ((0.4, 0.3, 0.2, 0.1), -1.0, REFUTED),
+        ((0.1, 0.2, 0.3, 0.4), 1.0, SUPPORTED),
+        ((0.2, 0.1, 0.4, 0.3), 0.6, SUPPORTED),
+    ],
+)
+def test_ranks_are_of_the_variants_within_each_seed(losses: Sequence[float], correlation: float, verdict: str) -> None:
+    """Whatever a seed adds to all of them, and whatever the numbers are beyond their order."""
+    runs = [
+        made_up("bn", seed, [loss**3 + seed] * 4, [accuracy] * 4, batch_size=size)
+        for seed in range(5)
+        for size, loss, accuracy in zip(SIZES, losses, (0.5, 0.6, 0.7, 0.9), strict=True)
+    ]
+    among = [{"batch_size": size} for size in SIZES]
+    found = ranks(runs, "", "train_loss", "test_accuracy", among, low=0)
+    assert (found.effect.mean, found.verdict, found.seeds) == (pytest.approx(correlation), verdict, 5)
+    level = flat("none", [0.5] * 5, batch_size=8) + flat("none", [0.5] * 5, batch_size=16)
+    with pytest.raises(Lacking, match="no seed has it"):
+        ranks(level, "", "train_loss", "test_accuracy", among[:2], low=0)
+
+
+@pytest.mark.parametrize(("lead", "verdict"), [(0.1, SUPPORTED), (-0.1, REFUTED), (0.001, INCONCLUSIVE)])
+def test_a_row_of_a_probe_stands_out_from_the_others_that_the_run_has(lead: float, verdict: str) -> None:
+    """Each run has rows of two other sources, or of three; those with another budget are not looked at."""
+
+    def probed(run: Run, sources: Mapping[str, float]) -> Run:
+        rows = [(name, budget, share) for name, share in sources.items() for budget in (4, 8)]
+        columns = dict(zip(("source", "budget", "fooled"), map(list, zip(*rows, strict=True)), strict=True))
+        columns["fooled"] = [share * (b == 8) for share, b in zip(columns["fooled"], columns["budget"], strict=True)]
+        return dataclasses.replace(run, probes={"adversarial": {"step": [0] * len(rows), **columns}})
+
+    noise = [0.001, -0.002, 0.003, 0.0, -0.002]
+    runs = [probed(run, {"a": 0.3 + lead + noise[run.config.seed], "b": 0.2, "c": 0.4}) for run in flat("bn", noise)]
+    runs += [probed(run, {"a": 0.2 + lead, "b": 0.2}) for run in flat("none", noise)]
+    found = stands_out(runs, "", "adversarial.fooled[budget=8]", "source", "a", ["b", "c"], ["bn", "none"], low=0)
+    assert (found.effect.mean, found.verdict) == (pytest.approx(lead), verdict)
+    with pytest.raises(Lacking):
+        stands_out(runs, "", "adversarial.fooled[budget=8]", "source", "d", ["b"], ["bn"], low=0)
+
+
 def test_regret_is_what_another_setting_and_step_would_have_given() -> None:
     """The best is chosen on one half of the test images; where there are no halves, on all."""
     curves_of = {8: [0.5, 0.7, 0.6, 0.6], 16: [0.6, 0.75, 0.7, 0.7]}
@@ -780,19 +824,25 @@ def test_every_predicate_says_what_must_hold_and_what_was_measured() -> None:
                       "where": {"batch_size": 8}},
         "trend": {"variant": "bn", "over": "batch_size", "values": SIZES, "where": {"colours": "rgb"}},
         "contrast": {"terms": [(1, "bn"), (-1, "ln")], **common},
+        "ranks": {"by": "test_loss", "among": [{"norm": "bn", "batch_size": size} for size in SIZES],
+                  "where": {"colours": "rgb"}},
+        "stands_out": {"of": "layer", "one": 1, "others": [2], "among": ["bn"], **common},
         "gains_less": {"a": "bn", "b": "ln", "by": {"colours": "rgb"}, "over": {"colours": "grey"},
                        "where": {"batch_size": 8}},
         "gains": {"a": "bn", "b": "ln", "by": {"colours": "rgb"}, "over": {"colours": "grey"},
                   "where": {"batch_size": 8}},
         "predicts": {"norm": "bn", "values": [0.3], "tolerance": 0.1},
     }  # fmt: skip
+    runs = [dataclasses.replace(r, probes={"training_set": {"step": [0, 0], "layer": [1, 2], "accuracy": [0.2, 0.1]}})
+            for r in runs]  # fmt: skip
     assert set(arguments) == set(PREDICATES)
     for name, given in arguments.items():
         own = [r for r in runs if (r.config.batch_size, r.config.colours) == (8, "rgb")] if name == "predicts" else runs
         metric = {} if name == "regret" else {"metric": "test_accuracy"}
+        metric = {"metric": "training_set.accuracy"} if name == "stands_out" else metric
         found = PREDICATES[name](own, says="so it is", **metric, **given)
         assert found.says == "so it is"
-        assert "test accuracy" in found.measured
+        assert ("accuracy on all training images" if name == "stands_out" else "test accuracy") in found.measured
         assert "BN" in found.measured
         assert found.seeds == 5
 
