@@ -330,11 +330,12 @@ def verify(
     from .verify import OTHER, cheapest, note
     from .verify import verify as made_again
 
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name in names or [n for n, e in experiments().items() if e.published_runs()[1]]:
+        own = []
         for seeds in cheapest(find(name), runs):
             run, found = seeds[0], made_again(seeds[0], seeds)
-            rows.append({
+            own.append({
                 "experiment": name, "key": run.key, "norm": label(run.config.norm), "lr": run.config.lr,
                 "seed": run.config.seed, "outcome": found.outcome, "instructions": found.instructions,
                 "change": f"{found.change:.2g}", "why": found.why,
@@ -342,8 +343,9 @@ def verify(
             })  # fmt: skip
             if not as_json:
                 console.print(f"{name}, {run.key}: {found.outcome}")
-    if noted:
-        note(rows)
+        rows += own
+        if noted:  # now: the next experiment may take minutes
+            note(own)
     if as_json:
         print(json.dumps(rows, indent=1))
     else:

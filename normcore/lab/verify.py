@@ -20,7 +20,7 @@ import torch
 
 from . import paths
 from .config import RunConfig
-from .files import read_sealed, write_sealed
+from .files import locked, read_sealed, write_sealed
 from .provenance import instructions, provenance
 from .runs.experiments import Experiment
 from .runs.store import Run, Store
@@ -88,12 +88,13 @@ def verify(published: Run, seeds: Sequence[Run]) -> Verified:
 
 def note(rows: Sequence[Mapping[str, Any]]) -> None:
     """Keep outcomes, as ``normcore verify`` shows them, in place of the earlier ones of their experiments."""
-    experiments = {row["experiment"] for row in rows}
-    others = [row for row in noted() if row["experiment"] not in experiments]
-    now = provenance(torch.device("cpu"))
+    experiments, now = {row["experiment"] for row in rows}, provenance(torch.device("cpu"))
     new = [{"experiment": r["experiment"], "key": r["key"], "outcome": r["outcome"], "commit": now["commit"],
             "instructions": r["instructions"]} for r in rows]  # fmt: skip
-    write_sealed(paths.root() / NOTED, {"verified": sorted([*others, *new], key=lambda r: (r["experiment"], r["key"]))})
+    with locked(paths.cache() / "locks" / "verified.lock", 60.0):  # others may be at other experiments
+        others = [row for row in noted() if row["experiment"] not in experiments]
+        both = sorted([*others, *new], key=lambda r: (r["experiment"], r["key"]))
+        write_sealed(paths.root() / NOTED, {"verified": both})
 
 
 def noted(experiment: str = "") -> list[dict[str, Any]]:
