@@ -9,9 +9,11 @@ import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 from .. import paths
+from ..config import RunConfig
 from ..errors import UsageError
 from ..files import write_json
 from . import record
@@ -56,6 +58,16 @@ class Store:
     def _elsewhere(self, key: str) -> Iterator[Path]:
         for folder in (self.folder, self.published):
             yield from sorted(folder.parent.glob(f"*/{_checked(key)}.json"))
+
+    def with_seed(self, config: RunConfig, seed: int) -> RunConfig:
+        """The same run with another seed; networks that it takes of runs that are here are those of that seed."""
+
+        def key(of: str) -> str:
+            run = self.find(of)
+            return self.with_seed(run.config, seed).key if run else of
+
+        beside = {name: key(of) for name, of in config.beside.items()}
+        return replace(config, seed=seed, start=key(config.start) if config.start else "", beside=beside)
 
     def put(self, run: Run) -> None:
         """Keep the run; what stood in its place and could not be read is set aside."""

@@ -144,7 +144,7 @@ def try_sizes(configs: Iterable[RunConfig]) -> None:
 
 def _distinct(configs: Iterable[RunConfig]) -> dict[str, RunConfig]:
     """A run of each setting: a sweep has many runs and few settings."""
-    return {dataclasses.replace(c, seed=0, steps=1, warmup=0, lr=1.0).key: c for c in configs}
+    return {dataclasses.replace(c, seed=0, steps=1, warmup=0, lr=1.0, start="", beside={}).key: c for c in configs}
 
 
 def _started_from(todo: Iterable[RunConfig], wanted: Mapping[str, RunConfig], store: Store) -> list[RunConfig]:

@@ -249,7 +249,7 @@ def with_further_seeds(store: Store, runs: Sequence[Run]) -> list[Run]:
     further = []
     for run in last.values():
         following = run
-        while found := store.get(replace(run.config, seed=following.config.seed + 1).key):
+        while found := store.get(store.with_seed(run.config, following.config.seed + 1).key):
             following = found
             further.append(found)
     return [*runs, *further]

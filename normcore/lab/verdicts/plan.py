@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
@@ -121,8 +121,9 @@ def _expected(part: Part) -> int | None:
 
 
 def _missing(parts: Sequence[Part], store: Store, to: int) -> list[tuple[RunConfig, float]]:
-    """The runs that these parts lack to have so many seeds, the first seeds first, and the seconds that each takes. As
-    many seeds as there are without the measure (of diverged runs) are made up for."""
+    """The runs that these parts lack to have so many seeds, the first seeds first, and the seconds that each takes; and
+    the runs whose networks those take. As many seeds as there are without the measure (of diverged runs) are made up
+    for."""
     wanted: dict[str, tuple[RunConfig, float]] = {}
     for part in parts:
         settings: dict[str, list[Run]] = {}
@@ -132,8 +133,10 @@ def _missing(parts: Sequence[Part], store: Store, to: int) -> list[tuple[RunConf
         for runs in settings.values():
             there = {run.config.seed for run in runs}
             seconds = median(run.provenance["seconds"] for run in runs)
+            taken = [known for key in runs[0].config.needs if (known := store.find(key))]
             for seed in sorted(set(range(to + max(0, lost))) - there):
-                config = replace(runs[0].config, seed=seed)
-                wanted[config.key] = config, seconds
+                for one, cost in (*((known, known.provenance["seconds"]) for known in taken), (runs[0], seconds)):
+                    config = store.with_seed(one.config, seed)
+                    wanted[config.key] = config, cost
     missing = [one for key, one in wanted.items() if not store.path(key).is_file()]
     return sorted(missing, key=lambda one: one[0].seed)

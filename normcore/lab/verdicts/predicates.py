@@ -403,8 +403,8 @@ def at_an_end(runs: Sequence[Run], search: Sequence[Run], name: str) -> str:
 
 
 def setting_of(config: RunConfig) -> str:
-    """What all seeds of a setting share."""
-    return repr({**vars(config), "seed": None})
+    """What all seeds of a setting share; networks that a run takes are those of its own seed."""
+    return repr({**vars(config), "seed": None, "start": bool(config.start), "beside": sorted(config.beside)})
 
 
 def select(runs: Sequence[Run], variant: Variant, where: Mapping[str, Any] | None = None) -> list[Run]:

@@ -13,7 +13,7 @@ from normcore.lab.runs.store import Store
 from normcore.lab.runs.sweep import sweep
 from normcore.lab.runs.training import train
 
-from ..helpers import config, network
+from ..helpers import config, network, run_of
 
 pytestmark = pytest.mark.usefixtures("store")
 
@@ -54,6 +54,19 @@ def test_two_runs_of_one_sweep_can_depend_on_each_other() -> None:
     looked, trained = sweep([after(first), first], Store("trial"), jobs=2)
     assert looked.final["test_loss"] == trained.final["test_loss"]
     assert weights.file(first.key).is_file()
+
+
+def test_with_another_seed_a_run_takes_the_networks_of_that_seed() -> None:
+    """Through as many runs as there are; what is not in the store stays as it is named."""
+    store, first = Store("trial"), config()
+    second = after(first, steps=3)
+    third = after(second, beside={"first": first.key, "elsewhere": "0123456789abcdef"})
+    for wanted in first, second:
+        store.put(run_of(wanted, [1.0], [0.5]))
+    again = [dataclasses.replace(first, seed=7)]
+    again.append(after(again[0], steps=3))
+    assert store.with_seed(first, 7) == again[0]
+    assert store.with_seed(third, 7) == after(again[1], beside={"first": again[0].key, "elsewhere": "0123456789abcdef"})
 
 
 def test_a_network_that_comes_out_otherwise_is_said_to() -> None:

@@ -38,6 +38,21 @@ def test_what_lacks_seeds_is_planned_up_to_the_look_that_is_expected_to_decide(s
     assert {c.seed for c in later.runs} == {5, 6, 7}
 
 
+def test_of_runs_that_take_networks_those_networks_are_planned_too(store: Path) -> None:
+    """Each of its own seed; and the seeds are one setting, though each starts from another network."""
+    runs, places = [], Store("fashion-lenet")
+    for run in pair([-0.2, -0.3, -0.25]):
+        first = replace(run, config=replace(run.config, lr=0.5))
+        places.put(first)
+        runs.append(replace(run, config=replace(run.config, start=first.key)))
+    entry = {"id": "S9-01", "kind": "ord", "statement": "It is.", "parts": [PART], "experiment": "fashion-lenet"}
+    (one,) = plan.plan([claims._judge(entry, runs, "quick")])
+    looked, trained = ([c for c in one.runs if bool(c.start) == taking] for taking in (True, False))
+    for made in looked, trained:
+        assert sorted((c.norm, c.seed) for c in made) == [("bn", 3), ("bn", 4), ("none", 3), ("none", 4)]
+    assert {c.start for c in looked} == {c.key for c in trained}
+
+
 def test_of_a_long_way_the_next_look_comes_first(store: Path) -> None:
     (one,) = plan.plan([judged([-0.5, 0.1, -0.3, 0.0, -0.6])])
     assert one.expected is not None
