@@ -58,13 +58,14 @@ class Verified:
 
 def cheapest(experiment: Experiment, number: int) -> list[list[Run]]:
     """The published runs of so many settings, the cheapest run and setting first; of the profile ``smoke``, which shows
-    nothing of the data, where no other is published."""
+    nothing of the data, where no other is published. Of runs that came to an end."""
     store = Store(experiment.name, paths.published())
     profiles = [profile for profile in store.profiles() if profile != "smoke"] or ["smoke"]
     published = {run.key: run for profile in profiles for run in store.runs(profile)}.values()
     settings: dict[str, list[Run]] = {}
     for run in sorted(published, key=lambda run: float(run.provenance["seconds"])):
-        if not run.config.needs:  # networks of others, which are not published
+        # one that takes networks of others needs them, and one that diverged says little: it multiplies every rounding
+        if not run.config.needs and run.status == "finished":
             settings.setdefault(setting_of(run.config), []).append(run)
     return list(settings.values())[:number]
 

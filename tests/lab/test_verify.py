@@ -122,11 +122,17 @@ def test_outcomes_that_are_noted_take_the_place_of_earlier_ones(
 
 
 def test_each_setting_once_the_cheapest_first(store: Path, made: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of runs that came to an end, and that need no other's network."""
     runs = [
         replace(made, config=replace(made.config, lr=lr, seed=seed), provenance={**made.provenance, "seconds": seconds})
         for lr, seed, seconds in ((0.01, 0, 5.0), (0.01, 1, 3.0), (0.02, 0, 4.0))
     ]
-    publish(runs, store, monkeypatch)
-    settings = cheapest(find("fashion-lenet"), 2)
+    free = {**made.provenance, "seconds": 0.1}
+    others = [
+        replace(made, config=replace(made.config, lr=0.03), provenance=free, status="diverged", diverged_at=1),
+        replace(made, config=replace(made.config, start=runs[0].key), provenance=free),
+    ]
+    publish([*runs, *others], store, monkeypatch)
+    settings = cheapest(find("fashion-lenet"), 3)
     assert [seeds[0].key for seeds in settings] == [runs[1].key, runs[2].key]
     assert [len(s) for s in settings] == [2, 1]
