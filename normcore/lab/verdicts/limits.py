@@ -75,7 +75,8 @@ def _made_again(experiment: str) -> str:
     outcomes = ", ".join(f"{counts[outcome]} {outcome}" for outcome in (SAME, NOISE, FEW, OTHER) if counts[outcome])
     commits = " and ".join(f"`{commit}`" for commit in sorted({row["commit"] for row in rows}))
     runs = "1 run of this experiment was" if len(rows) == 1 else f"{len(rows)} runs of this experiment were"
-    return f"{runs} made again by the code of {commits}: {outcomes}. "
+    used = " and ".join(sorted({row["instructions"] for row in rows}))
+    return f"{runs} made again by the code of {commits} with the instruction set {used}: {outcomes}. "
 
 
 def _smaller(judged: Judged, runs: Sequence[Run]) -> str:

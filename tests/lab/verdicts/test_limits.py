@@ -100,14 +100,15 @@ def test_threats_are_what_the_runs_are(monkeypatch: pytest.MonkeyPatch, store: S
     assert said[2].startswith("It rests on 5 seeds. Where more are added it is taken anew (at 8, 12, 20)")
     assert len(said) == 3
     outcomes = [
-        {"outcome": outcome, "commit": "c0ffee"} for outcome in ("to the bit", "within seed noise", "to the bit")
+        {"outcome": outcome, "commit": "c0ffee", "instructions": "AVX2"}
+        for outcome in ("to the bit", "within seed noise", "to the bit")
     ]
     monkeypatch.setattr(limits, "noted", lambda experiment: outcomes)
     mixed = threats(judged(dataclasses.replace(part, runs=(*runs[:-2], *seeds(FIVE)[-2:]))))
     assert mixed[2] == (
         "2 of its 10 runs were made by earlier code of the layers, the tasks or the training loop. 3 runs of this "
-        "experiment were made again by the code of `c0ffee`: 2 to the bit, 1 within seed noise. How some come out now, "
-        "`normcore verify fashion-lenet` says."
+        "experiment were made again by the code of `c0ffee` with the instruction set AVX2: 2 to the bit, 1 within seed "
+        "noise. How some come out now, `normcore verify fashion-lenet` says."
     )
     assert "0.2: among so many" in threats(judged(part, q=0.2))[-1]
     assert threats(judged(part, profile="full"))[1] == said[2]
