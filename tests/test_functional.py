@@ -50,7 +50,7 @@ def derivatives(y: Tensor, inputs: list[Tensor], dy: Tensor, **options: bool) ->
 # --- moments -----------------------------------------------------------------------------------------------
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     shape=shapes,
     dtype=st.sampled_from(list(ROUNDING)),
@@ -72,7 +72,7 @@ def test_moments_match_the_sums_in_any_layout(
     assert moments(x)[0].requires_grad == differentiable
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(shape=shapes, wide=st.lists(st.booleans(), min_size=4, max_size=4), seed=seeds)
 def test_masked_moments_are_those_of_what_counts(shape: tuple[int, ...], wide: list[bool], seed: int) -> None:
     """The mask may be broadcast along any axis; what it hides may be NaN."""
@@ -159,7 +159,7 @@ def test_pool_passes_gradients() -> None:
 # --- fused_norm: values and first derivatives --------------------------------------------------------------
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(
     name=st.sampled_from(list(FORMULAS)),
     shape=shapes,
@@ -686,7 +686,7 @@ def test_a_parameter_of_integers() -> None:
 # --- affine ------------------------------------------------------------------------------------------------
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     shape=shapes,
     dtype=st.sampled_from(list(ROUNDING)),

@@ -76,7 +76,7 @@ def test_tables_are_single_precision_at_least(dtype: torch.dtype) -> None:
 # --- the passes --------------------------------------------------------------------------------------------
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(shape=shapes, dtype=dtypes, layout=layouts, device=devices, seed=seeds)
 def test_moments_match_the_sums(shape: list[int], dtype: torch.dtype, layout: str, device: str, seed: int) -> None:
     torch.manual_seed(seed)
@@ -88,7 +88,7 @@ def test_moments_match_the_sums(shape: list[int], dtype: torch.dtype, layout: st
         assert_near(table, wanted.reshape(x.shape[:2]), min(ROUNDING[dtype], 1e-6))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     shape=shapes,
     dtype=dtypes,
@@ -113,7 +113,7 @@ def test_apply_centres_scales_and_shifts(
     assert_near(y, scale * (x.double() - center) + shift, ROUNDING[dtype])
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(shape=shapes, dtype=dtypes, layout=layouts, device=devices, seed=seeds)
 def test_sums_of_dy_and_of_dy_times_centred_x(
     shape: list[int], dtype: torch.dtype, layout: str, device: str, seed: int
@@ -130,7 +130,7 @@ def test_sums_of_dy_and_of_dy_times_centred_x(
     assert_near(dot, (dy.double() * (x.double() - wide(mean, x))).reshape(rows).sum(2), rounding)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(shape=shapes, dtype=dtypes, layout=layouts, device=devices, one_row=st.booleans(), seed=seeds)
 def test_the_input_gradient_adds_its_three_terms(
     shape: list[int], dtype: torch.dtype, layout: str, device: str, one_row: bool, seed: int

@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from normcore.lab import paths
@@ -47,7 +47,6 @@ def test_the_committed_results_keep_their_keys() -> None:
     ).key == "04508823ba409234"  # fmt: skip
 
 
-@settings(deadline=None)
 @given(st.sampled_from(["lr", "batch_size", "steps", "seed", "eval_every", "log_every"]), st.integers(1, 50))
 def test_the_key_changes_with_every_field(name: str, more: int) -> None:
     first = config()

@@ -36,7 +36,6 @@ few = st.lists(st.floats(-1e3, 1e3, allow_nan=False), min_size=2, max_size=4)
 enough = st.lists(st.integers(-1000, 1000).map(lambda n: n / 8), min_size=5, max_size=9)
 
 
-@settings(deadline=None)
 @given(few)
 def test_fewer_than_five_seeds_have_a_range(values: list[float]) -> None:
     found = mean_interval(values)
@@ -44,7 +43,6 @@ def test_fewer_than_five_seeds_have_a_range(values: list[float]) -> None:
     assert math.isnan(found.p)
 
 
-@settings(deadline=None)
 @given(enough)
 def test_alone_an_interval_is_student_s(values: list[float]) -> None:
     found = mean_interval(values)
@@ -57,7 +55,7 @@ def test_alone_an_interval_is_student_s(values: list[float]) -> None:
     assert found.p == pytest.approx(expected.pvalue)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(enough, st.floats(-10, 10), st.floats(0.1, 10))
 def test_an_interval_moves_and_scales_with_its_values(values: list[float], shift: float, scale: float) -> None:
     first = mean_interval(values)

@@ -102,7 +102,7 @@ def test_the_formula_in_training_and_evaluation(name: str, way: str, device: str
 
 
 @every_layer
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(data=st.data())
 def test_the_formula_for_any_input_and_options(name: str, data: st.DataObject) -> None:
     shape = tuple(data.draw(st.lists(st.integers(1, 4), min_size=2, max_size=5), label="shape"))

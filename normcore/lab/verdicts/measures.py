@@ -52,7 +52,7 @@ TREND = 7  # points of the local parabola that is the trend of a curve (Savitzky
 SPLITS, CURVES = ("train", "batch", "test", "validation"), ("loss", "accuracy", *HALVES)
 LATE = (0.75, 1.0)  # the window where the end of a run is meant: its last quarter
 
-Window = tuple[float, float]  # after the first of these steps, up to the second
+Window = tuple[float, float]  # after the first of these steps, up to the second; where the two are one, at it
 
 
 def curve(run: Run, metric: str, window: Window | None = None) -> NDArray[np.float64]:
@@ -68,6 +68,8 @@ def curve(run: Run, metric: str, window: Window | None = None) -> NDArray[np.flo
 
 def _inside(steps: Sequence[float], window: Window) -> NDArray[np.bool_]:
     at = np.asarray(steps, dtype=float)
+    if window[0] == window[1]:  # the whole of a run of no steps
+        return np.asarray(at == window[1])
     return np.asarray((at > window[0] + 1e-9) & (at <= window[1] + 1e-9))
 
 

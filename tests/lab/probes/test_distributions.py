@@ -48,7 +48,6 @@ def between(a: Any, b: Any) -> float:
 # --- moments ---------------------------------------------------------------------------------------------
 
 
-@settings(deadline=None)
 @given(samples.filter(lambda v: np.ptp(v) > 0), st.floats(-50, 50), st.sampled_from([0.25, 1.0, 8.0]))
 def test_the_moments_are_scipy_s(values: Values, shift: float, scale: float) -> None:
     given_ = tensor(scale * values + shift)
@@ -112,7 +111,6 @@ def test_a_bin_has_what_lies_in_it(place: int) -> None:
     assert summary(tensor(inside))["histogram"] == [10_000 if i == place else 0 for i in range(BINS)]
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(-95, 94), min_size=25, max_size=25))
 def test_a_histogram_of_what_is_all_inside_adds_up_to_all(numbers: list[int]) -> None:
     """In bins that numpy finds, too. No value lies between two bins."""
@@ -130,20 +128,19 @@ def test_what_lies_outside_is_in_no_bin() -> None:
 # --- the distance to the standard normal distribution ----------------------------------------------------
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.floats(-5, 5))
 def test_a_shifted_normal_distribution_is_as_far_away_as_it_is_shifted(shift: float) -> None:
     assert distance_to_normal(tensor(normal(4000, shift))) == pytest.approx(abs(shift), abs=1e-5)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.floats(0, 5))
 def test_a_scaled_normal_distribution_is_away_by_the_mean_of_its_absolute_values(scale: float) -> None:
     found = distance_to_normal(tensor(normal(20_000, 0, scale)))
     assert found == pytest.approx(abs(scale - 1) * math.sqrt(2 / math.pi), abs=1e-3)
 
 
-@settings(deadline=None)
 @given(samples)
 def test_the_distance_to_normal_is_scipy_s_to_as_many_normal_values(values: Values) -> None:
     found = distance_to_normal(tensor(np.random.default_rng(0).permutation(values)))
@@ -164,7 +161,6 @@ def test_the_distance_to_normal_is_the_area_between_the_distribution_functions(n
 # --- distances between samples ---------------------------------------------------------------------------
 
 
-@settings(deadline=None)
 @given(st.lists(eighths, min_size=1, max_size=600).map(np.array))
 def test_quantiles_are_order_statistics_at_the_middles_of_equal_shares(values: Values) -> None:
     ordered = np.sort(values)
@@ -178,13 +174,13 @@ def of_quantiles(number: int) -> st.SearchStrategy[Values]:
     return seeds.map(lambda s: s[1] + s[2] * np.random.default_rng(s[0]).normal(size=number * QUANTILES) ** 3)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(of_quantiles(1), of_quantiles(1))
 def test_the_distance_of_two_samples_is_scipy_s(a: Values, b: Values) -> None:
     assert between(a, b) == pytest.approx(stats.wasserstein_distance(a, b), rel=1e-4, abs=1e-5)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(of_quantiles(2), of_quantiles(1), of_quantiles(3))
 def test_a_distance_is_symmetric_zero_for_equal_samples_and_no_detour_is_shorter(
     a: Values, b: Values, c: Values
@@ -194,7 +190,7 @@ def test_a_distance_is_symmetric_zero_for_equal_samples_and_no_detour_is_shorter
     assert between(a, c) <= between(a, b) + between(b, c) + 1e-5
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.lists(eighths, min_size=1, max_size=300).map(np.array), eighths)
 def test_a_shifted_sample_is_as_far_away_as_it_is_shifted(values: Values, shift: float) -> None:
     assert between(values, values + shift) == abs(shift)

@@ -103,7 +103,7 @@ def linear(seed: int = 0) -> tuple[nn.Linear, Tensor, Tensor, Softmax]:
 # --- the gradient ----------------------------------------------------------------------------------------
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.integers(0, 1000))
 def test_the_gradient_of_softmax_regression_is_the_formula_s(seed: int) -> None:
     model, x, y, by_hand = linear(seed)
@@ -135,7 +135,7 @@ def test_the_gradient_is_that_of_backward() -> None:
 # --- smoothness ------------------------------------------------------------------------------------------
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.integers(0, 1000), st.sampled_from([0.01, 0.3, 5.0]))
 def test_smoothness_is_what_losses_and_gradients_at_each_length_say(seed: int, lr: float) -> None:
     model, x, y, by_hand = linear(seed)
@@ -151,7 +151,7 @@ def test_smoothness_is_what_losses_and_gradients_at_each_length_say(seed: int, l
     }, rel=1e-6)  # fmt: skip
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.integers(0, 1000))
 def test_for_a_short_step_the_effective_smoothness_is_the_curvature_along_the_gradient(seed: int) -> None:
     model, x, y, by_hand = linear(seed)
@@ -170,7 +170,7 @@ def test_along_an_eigenvector_the_effective_smoothness_is_its_eigenvalue() -> No
     assert smoothness(plain, model, x, y, 1e-5)["beta"] == pytest.approx(largest, rel=1e-3)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.integers(0, 1000), st.floats(1e-3, 100))
 def test_the_effective_smoothness_is_at_most_the_bound_of_softmax_regression(seed: int, lr: float) -> None:
     """Half of the largest eigenvalue of x'x / n bounds its Hessian everywhere (Boehning 1992)."""

@@ -273,7 +273,7 @@ def scales_and_means(seed: int, items: int = 1000, channels: int = 6) -> tuple[t
     return y[..., 1] - y[..., 0], y[..., 0]
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.integers(0, 10_000))
 def test_the_noise_of_a_step_has_a_mean_and_a_scale_for_each_channel_in_their_ranges(seed: int) -> None:
     """And around each a deviation of 0.1 from sample to sample; the mean of 1,000 of them is 0.003 away."""

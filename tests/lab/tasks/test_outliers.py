@@ -55,7 +55,6 @@ def test_noise_is_drawn_anew_each_time() -> None:
 # --- which images ----------------------------------------------------------------------------------------
 
 
-@settings(deadline=None)
 @given(st.floats(0, 1), st.floats(0, 1))
 def test_a_share_is_that_of_all_images_and_a_larger_one_contains_it(one: float, other: float) -> None:
     few, many = (Outliers.draw(10_000, share, "scaled", NONE).chosen for share in sorted((one, other)))
@@ -81,7 +80,7 @@ def test_they_are_the_same_images_whatever_else_is_random() -> None:
     assert torch.equal(drawn[0], drawn[2])
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.sampled_from(KINDS), st.lists(st.integers(0, 29), min_size=1, max_size=12))
 def test_exactly_the_chosen_images_of_a_batch_are_made_outliers(kind: str, index: list[int]) -> None:
     """Wherever in the batch they are; an image of another set takes the place that its number gives it."""

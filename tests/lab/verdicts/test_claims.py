@@ -17,8 +17,9 @@ import pandas as pd
 import pytest
 
 from normcore.lab.compare import Battery
-from normcore.lab.config import RunConfig
+from normcore.lab.config import OWN, RunConfig
 from normcore.lab.errors import LabError, UsageError
+from normcore.lab.probes.attacks import ATTACKS, BUDGETS
 from normcore.lab.runs.experiments import Experiment, find
 from normcore.lab.runs.store import Run, Store
 from normcore.lab.runs.study import listed
@@ -239,10 +240,13 @@ Found = dict[str, Any]
 def told(wanted: RunConfig, *, accuracy: float = 0.8, loss: float = 0.5, jitter: float = 0.01, **probes: Any) -> Run:
     """A made-up result that stands where it is put, but for a seed's noise; an epoch is as long as it would be."""
     noise = np.random.default_rng(int(wanted.key, 16)).normal(0, 1e-3, 3)
-    points = np.arange(wanted.steps // wanted.log_every)
+    points = np.arange(wanted.steps // wanted.log_every or 1)  # a run of no steps is evaluated once
     losses = (loss + jitter * (1 + noise[0]) * (-1.0) ** points) * (1 + noise[1])
-    run = run_of(wanted, losses.tolist(), [accuracy + noise[2]] * len(points), every=wanted.log_every)
+    run = run_of(wanted, losses.tolist(), [accuracy + noise[2]] * len(points),
+                 every=wanted.log_every if wanted.steps else 0)  # fmt: skip
     held = {"test": wanted.evaluated_on}
+    if not wanted.steps:
+        run.curves["train"] = {name: [] for name in run.curves["train"]}
 
     def noisy(value: Any) -> Any:
         return value if isinstance(value, str) else value * (1 + noise[0])
@@ -719,3 +723,39 @@ def test_the_newcomers_statements_can_hold_and_fail(store: Path) -> None:
     ids = ["N1-01", "N1-02", "N2-01", "N3-01", "N4-01", "N5-01"]
     assert newcomers_judged(0.05) == dict.fromkeys(ids, SUPPORTED) | {"N1-02": REFUTED}
     assert newcomers_judged(-0.05) == dict.fromkeys(ids, REFUTED) | {"N1-02": SUPPORTED}
+
+
+# --- what networks that are attacked can show ------------------------------------------------------------
+
+
+def attacked(slope: float, lead: float) -> Callable[[RunConfig], Found]:
+    """The later networks of the list are more accurate, and by ``slope`` more easily fooled; what is made on VGG-16
+    fools the others by ``lead`` more."""
+    order = ["lenet5", "alexnet", "vgg16", "resnet50"]
+
+    def found(wanted: RunConfig) -> Found:
+        place = 3 * order.index(wanted.model) + ["none", "bn", "gn"].index(wanted.norm)
+        accuracy = 0.7 + 0.02 * place
+        if wanted.steps:
+            return {"accuracy": tuned(wanted, accuracy, 0.01)}
+        own = [(OWN, attack, budget, 0.4 + slope * place) for attack in ATTACKS for budget in BUDGETS]
+        others = [(name, "pgd", budget, 0.2 + lead * (name == "vgg16"))
+                  for name in order if name != wanted.model for budget in BUDGETS[1:]]  # fmt: skip
+        rows = [{"source": source, "attack": attack, "budget": str(budget), "accuracy": 0.5, "fooled": fooled}
+                for source, attack, budget, fooled in own + others]  # fmt: skip
+        return {"accuracy": accuracy, "adversarial": rows}
+
+    return found
+
+
+@pytest.mark.parametrize(
+    ("slope", "lead", "verdict"),
+    [(0.02, 0.1, SUPPORTED), (-0.02, -0.1, REFUTED), (0.02, -0.1, MIXED), (-0.02, 0.1, MIXED)],
+)
+def test_accurate_networks_can_be_robust_or_not(
+    slope: float, lead: float, verdict: str, monkeypatch: pytest.MonkeyPatch, store: Path
+) -> None:
+    """By the runs that attack, among those that train what they attack."""
+    judged = judged_by("S1-16", attacked(slope, lead), monkeypatch)
+    assert judged.verdict == verdict, judged.reason
+    assert all(part.seeds == 5 for part in (*judged.parts, *judged.also))

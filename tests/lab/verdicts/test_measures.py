@@ -122,7 +122,6 @@ def images_to_loss(values: list[float], every: int, batch_size: int, bound: floa
     return len(values) * every * batch_size
 
 
-@settings(deadline=None)
 @given(losses, st.sampled_from([8, 24]))
 def test_images_to_the_loss_are_counted_until_a_fortieth_of_the_run_is_below_it(
     values: list[float], batch_size: int
@@ -131,7 +130,7 @@ def test_images_to_the_loss_are_counted_until_a_fortieth_of_the_run_is_below_it(
     assert found == images_to_loss(values, 10, batch_size, 0.3)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(losses, st.floats(0, 1), st.floats(0, 1))
 def test_a_higher_loss_is_reached_no_later(values: list[float], one: float, other: float) -> None:
     found = [value(run(values), f"samples_to_loss[{bound}]") for bound in sorted((one, other))]
@@ -159,7 +158,7 @@ def test_a_run_that_never_reaches_the_loss_counts_with_all_its_images() -> None:
     assert value(diverged, "samples_to_loss") == 200 * 16
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(losses, st.integers(1, 64))
 def test_steps_to_the_loss_are_its_images_by_the_batch_size(values: list[float], batch_size: int) -> None:
     whole = run(values, batch_size=batch_size)
@@ -235,7 +234,7 @@ def test_overfitting_is_training_minus_test_accuracy() -> None:
     assert value(whole, "overfitting", window(whole, of_run=(0.5, 1))) == pytest.approx((0.15 + 0.29) / 2)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.floats(0, 1), min_size=2, max_size=12))
 def test_fall_and_peak_are_what_a_search_finds(values: list[float]) -> None:
     whole = run(values)
@@ -428,7 +427,7 @@ def test_a_probe_s_column_is_the_median_of_its_rows() -> None:
     assert measure([whole], "p.beta", of_run=(0.6, 1))["value"].tolist() == [6.5]
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.lists(st.integers(-99, 99), min_size=1, max_size=20))
 def test_the_median_of_a_probe_is_numpy_s(values: list[int]) -> None:
     steps = [2 * i for i in range(len(values))]
@@ -520,7 +519,7 @@ def rates(losses: Sequence[float | None], variant: str = "bn", seed: int = 0) ->
     ])  # fmt: skip
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.lists(st.sampled_from([0.2, 0.4, 0.9, 1.0, math.nan, None]), min_size=1, max_size=8), st.integers(0, 99))
 def test_the_basin_is_the_longest_stretch_of_rates_that_train(losses: list[float | None], seed: int) -> None:
     trains = [loss is not None and loss < 0.9 for loss in losses]
