@@ -468,7 +468,7 @@ def test_a_setting_is_one_value_a_field_with_the_options_of_normalizer_network_a
     )  # fmt: skip
     found = setting(wanted)
     options = {"activation": "tanh", "norm_first": False, "num_groups": 2, "momentum": 0.5}
-    plain = {f.name for f in dataclasses.fields(RunConfig) if not f.name.endswith("_options")} - {"probes"}
+    plain = {f.name for f in dataclasses.fields(RunConfig) if not f.name.endswith("_options")} - {"probes", "beside"}
     assert found == {name: getattr(wanted, name) for name in plain} | options
     assert set(setting(config())) == plain
 
