@@ -102,11 +102,11 @@ def sweep(
         raise UsageError(f"jobs must be at least 1, got {jobs}")
     mine = [c for key, c in wanted.items() if shard is None or shard.holds(key)]
     todo = [c for c in mine if fresh or not store.adopt(c.key)]
-    try_sizes(todo)
     problems: list[str] = []
     if todo:
         chosen = choose_device(device)
         first = _started_from(todo, wanted, store)
+        try_sizes([*first, *todo])
         data = {(c.task, c.dataset, c.image_size, c.colours, c.foreign): c for c in (*first, *todo)}
         for config in data.values():
             task_class(config.task).prepare(config)  # once, here, and what is wrong with it is said before any run

@@ -739,9 +739,7 @@ def trend(
     terms += [(-float(w), own) for w, own in zip(slope, chosen.get("other", ()), strict=False)]
     what = f"{'log2 of ' if log else ''}{_words(metric)} of {_named(variant)}, for a doubling of {_words(over)}"
     what += f", less that of {_named(against)}" if against is not None else ""
-    tie = 0.0
-    if (low, high) in ((0, math.inf), (-math.inf, 0)) and not strict:
-        tie = _tie(measured, read, among) / float(np.ptp(x))
+    tie = _tie(measured, read, among) / float(np.ptp(x)) if _is_order(low, high) and not strict else 0.0
     return _tested(says, what, _contrast(runs, terms, read, metric, what), low, high, tie)
 
 
@@ -754,20 +752,24 @@ def contrast(
     chosen = [(float(weight), select(runs, variant, where)) for weight, variant in terms]
     among = [run for _, own in chosen for run in own]
     read = _reader(metric, within, among)
-    ups, downs = ([(w, v) for w, v in terms if w * sign > 0] for sign in (1, -1))
+    ups, downs = ([v for w, v in terms if w * sign > 0] for sign in (1, -1))
     sides = (_each(ups), _each(downs)) if len(terms) <= 4 else (f"{len(ups)} settings", f"{len(downs)}")
     measured = f"{_words(metric)}, mean of {sides[0]} minus that of {sides[1]}"
-    order = (low, high) in ((0, math.inf), (-math.inf, 0)) and not strict
-    return _tested(says, measured, _contrast(runs, chosen, read, metric, measured), low, high,
-                   _tie(metric, read, among) if order else 0.0)  # fmt: skip
+    tie = _tie(metric, read, among) if _is_order(low, high) and not strict else 0.0
+    return _tested(says, measured, _contrast(runs, chosen, read, metric, measured), low, high, tie)
 
 
-def _each(terms: Sequence[tuple[float, Variant]]) -> str:
-    return " and ".join(_named(variant) for _, variant in terms)
+def _is_order(low: float, high: float) -> bool:
+    """Whether these bounds only say which side of zero."""
+    return (low, high) in ((0, math.inf), (-math.inf, 0))
+
+
+def _each(variants: Sequence[Variant]) -> str:
+    return " and ".join(map(_named, variants))
 
 
 def _several(variants: Sequence[Variant]) -> str:
-    return " and ".join(map(_named, variants)) if len(variants) <= 4 else f"{len(variants)} variants"
+    return _each(variants) if len(variants) <= 4 else f"{len(variants)} variants"
 
 
 def gains(
@@ -834,15 +836,17 @@ def ranks(
     lies between these bounds. The seeds repeat it; the variants are those that there are."""
     chosen = [select(runs, variant, where) for variant in among]
     every = [run for own in chosen for run in own]
-    tables = [pd.concat([_by_seed(own, _reader(name, within, every), name) for own in chosen], axis=1)
-              for name in (metric, by)]  # fmt: skip
+    ours, theirs = (
+        pd.concat([_by_seed(own, _reader(name, within, every), name) for own in chosen], axis=1).dropna()
+        for name in (metric, by)
+    )
     measured = f"rank correlation of {_words(metric)} with {_words(by)}, over {_several(among)}"
-    found = {
-        seed: float(scipy.stats.spearmanr(*(table.loc[seed] for table in tables)).statistic)
-        for seed in tables[0].dropna().index.intersection(tables[1].dropna().index)
-        if all(table.loc[seed].nunique() > 1 for table in tables)
+    correlations = {
+        seed: float(scipy.stats.spearmanr(ours.loc[seed], theirs.loc[seed]).statistic)
+        for seed in ours.index.intersection(theirs.index)
+        if ours.loc[seed].nunique() > 1 and theirs.loc[seed].nunique() > 1
     }
-    values = pd.Series(found, dtype=float)
+    values = pd.Series(correlations, dtype=float)
     if values.empty:
         raise Lacking(f"{measured}: no seed has it")
     sample = _Sample(mean_interval(_at_look(values)), len(values), tuple(every))
@@ -867,8 +871,9 @@ def stands_out(
 
     measured = f"{_words(metric)}, {of} {label(str(one))} minus the mean of the others, of {_several(among)}"
     sample = _contrast(runs, [(1 / len(chosen), own) for own in chosen], read, metric, measured)
-    order = (low, high) in ((0, math.inf), (-math.inf, 0)) and not strict
-    return _tested(says, measured, sample, low, high, smallest(metric, 1.0) if order else 0.0)
+    order = _is_order(low, high) and not strict
+    return _tested(says, measured, sample, low, high,
+                   _tie(metric, lambda run: row(run, one), sample.runs) if order else 0.0)  # fmt: skip
 
 
 def regret(

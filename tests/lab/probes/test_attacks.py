@@ -3,6 +3,7 @@
 import dataclasses
 import math
 
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given
@@ -142,22 +143,20 @@ def test_a_network_is_attacked_by_itself_and_by_those_beside_it() -> None:
         first, start=first.key, steps=0, probes={"adversarial": 1}, beside={"twin": first.key, "other": other.key}
     )
     runs = sweep([first, other, looked], Store("trial"))
-    rows = runs[2].probes["adversarial"]
-    table = {key: dict(zip(("accuracy", "fooled"), values, strict=True)) for *key_, values in zip(
-        rows["source"], rows["attack"], rows["budget"], zip(rows["accuracy"], rows["fooled"], strict=True), strict=True)
-        for key in [tuple(key_)]}  # fmt: skip
-    assert len(table) == len(ATTACKS) * len(BUDGETS) + 2 * (len(BUDGETS) - 1)
+    rows = pd.DataFrame(runs[2].probes["adversarial"])
+    fooled = rows.set_index(["source", "attack", "budget"])["fooled"]
+    assert len(fooled) == len(ATTACKS) * len(BUDGETS) + 2 * (len(BUDGETS) - 1)
     assert runs[2].provenance["beside"] == {
         "twin": runs[0].provenance["weights"],
         "other": runs[1].provenance["weights"],
     }
     for budget in BUDGETS[1:]:
-        own, twin, others = (table[name, "pgd", budget]["fooled"] for name in (OWN, "twin", "other"))
+        own, twin, others = (fooled[name, "pgd", budget] for name in (OWN, "twin", "other"))
         assert twin == pytest.approx(own, abs=0.01)  # from another random start
         assert 0 < others < own
     for weaker, stronger in (("noise", "fgsm"), ("noise", "pgd")):
-        assert table[OWN, weaker, 8]["fooled"] < table[OWN, stronger, 8]["fooled"]
-    assert table[OWN, "pgd", 8]["fooled"] >= table[OWN, "fgsm", 8]["fooled"]
+        assert fooled[OWN, weaker, 8] < fooled[OWN, stronger, 8]
+    assert fooled[OWN, "pgd", 8] >= fooled[OWN, "fgsm", 8]
     assert runs[2].curves["test"]["accuracy"] == runs[0].curves["test"]["accuracy"][-1:]
 
 
