@@ -19,6 +19,7 @@ import scipy  # whose parts are imported when they are first asked for: its stat
 from numpy.typing import ArrayLike, NDArray
 from scipy import special
 
+from .config import AVERAGE_PRECISIONS
 from .errors import UsageError
 
 CONFIDENCE = 0.95
@@ -349,6 +350,7 @@ SMALLEST = {
     "batch_jitter": 0.02, "train_jitter": 0.02, "tau": 0.1, "tau_p": 0.0,
     **{f"{probe}.{name}": size for probe in ("training_set", "recalibrated")
        for name, size in (("accuracy", 0.005), ("loss", 0.02))},
+    **{f"{split}_{ap}": 0.005 for split in ("test", "validation") for ap in AVERAGE_PRECISIONS},
     "adversarial.accuracy": 0.02, "adversarial.fooled": 0.02,
     **{f"mixture.{norm}": 0.02 for norm in ("in", "ln", "bn")},
 }  # fmt: skip

@@ -184,7 +184,7 @@ def _run_facts(runs: Sequence[Run]) -> list[list[str]]:
 def answer(experiment: Experiment, judged: Iterable[Judged], complete: explorer.Profiles) -> str:
     """What an experiment says of its statements: in a sentence, then, behind a comment, each with what was measured of
     it; and the command that runs it."""
-    own = [j for j in judged if j.experiment == experiment.name]
+    own = [j for j in judged if experiment.name in j.experiments]
     profile = complete[0][0] if complete else "smoke"
     command = f"`normcore run {experiment.name} --profile {profile}`"
     blocks = [STATEMENTS]
@@ -217,7 +217,7 @@ def study(judged: Sequence[Judged], chapter: str) -> str:
     and what each of its experiments shows at the moment. The table of contents says which experiments those are."""
     own = [j for j in judged if j.source == CHAPTERS[chapter]]
     parts = [e for e in experiments().values() if e.page in _sections(chapter)]
-    others = [j for j in judged if j not in own and j.experiment in {e.name for e in parts}]
+    others = [j for j in judged if j not in own and j.experiments.keys() & {e.name for e in parts}]
     rows = [
         [
             link(j.id),

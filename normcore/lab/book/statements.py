@@ -154,9 +154,10 @@ def body(judged: Judged, pages: Mapping[str, str], root: str = ".") -> str:
 
 def _tail(judged: Judged, pages: Mapping[str, str], root: str) -> list[str]:
     tail = [judged.note.strip(), f"{judged.reason[0].upper()}{judged.reason[1:]}." if judged.reason else ""]
-    if judged.experiment:
-        shown = f", profile {judged.profile}" if judged.profile else ""
-        tail.append(f"Experiment: [{judged.experiment}]({root}/{pages[judged.experiment]}.ipynb){shown}.")
+    if judged.experiments:
+        named = [f"[{name}]({root}/{pages[name]}.ipynb){f', profile {of}' if of else ''}"
+                 for name, of in judged.experiments.items()]  # fmt: skip
+        tail.append(f"Experiment{'s' if len(named) > 1 else ''}: {'; '.join(named)}.")
     if judged.benchmark:
         tail.append(f"Measured by `normcore bench {judged.benchmark}`, see [speed]({root}/speed.md).")
     if judged.definition:
@@ -218,11 +219,13 @@ def _effect(leaf: Part) -> Figure:
 def _runs(judged: Judged, runs: Sequence[Run]) -> str:
     """What they were measured with, and a table of them to download."""
     parts: dict[str, list[str]] = {}
+    experiment = {}
     for leaf in judged.leaves:
         for run in leaf.runs:
             parts.setdefault(run.key, []).append(leaf.says)
+            experiment[run.key] = leaf.experiment or judged.experiment
     table = pd.DataFrame([
-        {"file": f"data/results/{judged.experiment}/{run.key}.json", "norm": look.label(run.config.norm),
+        {"file": f"data/results/{experiment[run.key]}/{run.key}.json", "norm": look.label(run.config.norm),
          "lr": run.config.lr, "batch_size": run.config.batch_size, "steps": run.config.steps, "seed": run.config.seed,
          "status": run.status, "parts": "; ".join(dict.fromkeys(parts[run.key])), **run.final}
         for run in runs

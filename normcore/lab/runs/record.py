@@ -147,7 +147,7 @@ class _Record(BaseModel):
         for where, curve in self.curves.items():
             shares += [(where, name, values) for name, values in curve.items()]
         for where, name, values in shares:
-            if "accuracy" in name and not all(0 <= value <= 1 for value in values):
+            if ("accuracy" in name or "_ap" in name) and not all(0 <= value <= 1 for value in values):
                 raise ValueError(f"{where}, {name}: a share lies between 0 and 1")
         columns: Iterable[tuple[str, Mapping[str, list[Any]]]] = [*self.curves.items(), *self.probes.items()]
         for where, table in columns:

@@ -49,9 +49,10 @@ class Study:
         if self.train:
             self.store.refuse_published()
 
-    def run(self, configs: Iterable[RunConfig], stage: str = "main") -> list[Run]:
+    def run(self, configs: Iterable[RunConfig], stage: str = "main", *, keep: bool = False) -> list[Run]:
         """Note that the profile consists of these runs at this stage, do what is missing, return them all. Without
-        training, those that are there, in the order asked for.
+        training, those that are there, in the order asked for. ``keep`` the networks that a later stage takes: what is
+        not kept is trained again for it.
 
         Raises:
             UsageError: no runs, or names in them that there are none of.
@@ -64,16 +65,16 @@ class Study:
         check(configs)
         if _noted is not None:
             return self._note_down(configs, stage)
-        runs = self._trained(configs, stage) if self.train else self._there(configs, stage)
+        runs = self._trained(configs, stage, keep) if self.train else self._there(configs, stage)
         # as they were asked for here: a layer of one's own may have lain elsewhere when it was run
         return [replace(run, config=wanted[run.key]) for run in runs]
 
-    def _trained(self, configs: Sequence[RunConfig], stage: str) -> list[Run]:
+    def _trained(self, configs: Sequence[RunConfig], stage: str, keep: bool) -> list[Run]:
         try_sizes(config for config in configs if self.fresh or not self.store.find(config.key))
         self.store.index(self.profile, stage, [config.key for config in configs])
         return sweep(
             configs, self.store, device=self.device, jobs=self.jobs, fresh=self.fresh,
-            shard=self.shard, deadline=self.deadline,
+            shard=self.shard, deadline=self.deadline, keep=keep,
         )  # fmt: skip
 
     def note(self, runs: Sequence[Run]) -> str:

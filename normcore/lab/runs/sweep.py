@@ -77,6 +77,7 @@ def sweep(
     fresh: bool = False,
     shard: Shard | None = None,
     deadline: float = math.inf,
+    keep: bool = False,
 ) -> list[Run]:
     """Run what is not in the store yet, and return all results in the order asked for.
 
@@ -89,6 +90,7 @@ def sweep(
             replaced since this sweep began counts as run again.
         shard: run this part only.
         deadline: by ``time.monotonic``; past it, or at a SIGTERM, the sweep stops inside the run and keeps its state.
+        keep: the networks that it trains, as those are kept that other runs of a sweep take.
 
     Raises:
         UsageError, DataError: before anything is run.
@@ -113,7 +115,7 @@ def sweep(
         again = {c.key: _written(store, c.key) if fresh else None for c in todo}
         with stopping_well():
             problems = _perform([_Job(c, store, chosen, deadline, keep=True) for c in first], jobs)
-            problems += _perform([_Job(c, store, chosen, deadline, again[c.key]) for c in todo], jobs)
+            problems += _perform([_Job(c, store, chosen, deadline, again[c.key], keep) for c in todo], jobs)
     found = [store.get(key) for key in wanted]
     missing = found.count(None)
     if missing:

@@ -23,7 +23,7 @@ from ...factory import NORMS, make_norm
 from ...layers import ClipSchedule, VirtualBatchNorm, reference_pass
 from ...testing import first_look
 from .. import probes
-from ..config import OPTIMIZERS, ORDERS, SCHEDULES, RunConfig
+from ..config import HALVES, OPTIMIZERS, ORDERS, SCHEDULES, RunConfig
 from ..errors import LabError, UsageError, unknown
 from ..files import replacing
 from ..lifetime import told_to_stop
@@ -341,7 +341,7 @@ class _Training:
             self.provenance["beside"] = {name: weights.fingerprint(model) for name, model in self.beside.items()}
         self.model = build(config, task)  # last: it sets the generator to the seed
         if config.start:
-            self.provenance["start"] = weights.load(self.model, config.start)
+            self.provenance["start"] = weights.load(self.model, config.start, task.begin)
         self.optim = optimizer(config, self.model)
         self.reference: Tensor | None = None
         if any(isinstance(layer, VirtualBatchNorm) for layer in self.model.modules()):
@@ -500,8 +500,8 @@ class _Training:
         return Run(
             config=config,
             status="finished" if self.diverged_at is None else "diverged",
-            final={f"{split}_{name}": points[name][-1] for split, points in self.curves.items()
-                   for name in task.metrics if points[name]},
+            final={f"{split}_{name}": values[-1] for split, points in self.curves.items()
+                   for name, values in points.items() if name not in ("step", *HALVES) and values},
             curves=self.curves,
             provenance={
                 **self.provenance,

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,17 @@ from ..config import RunConfig
 from ..errors import LabError, UsageError
 from ..files import replacing
 
+Begin = Callable[[nn.Module, dict[str, Tensor]], Any]
+
 
 def fingerprint(model: nn.Module) -> str:
     """16 hexadecimal digits of the parameters and buffers, with their names."""
+    return _digest(_state(model))
+
+
+def _digest(state: dict[str, Tensor]) -> str:
     digest = hashlib.sha256()
-    for name, values in sorted(_state(model).items()):
+    for name, values in sorted(state.items()):
         digest.update(f"{name} {values.dtype} {tuple(values.shape)}".encode())
         digest.update(values.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()[:16]
@@ -51,20 +58,23 @@ def config(key: str) -> RunConfig:
     return RunConfig(**json.loads(said))
 
 
-def load(model: nn.Module, key: str) -> dict[str, Any]:
+def load(model: nn.Module, key: str, begin: Begin = nn.Module.load_state_dict) -> dict[str, Any]:
     """Give the model the weights of the network that is kept of a run; returns which run that is, and their hash.
+
+    Args:
+        begin: how it takes them.
 
     Raises:
         LabError: it is not kept.
         UsageError: it is another network.
     """
-    path = _there(key)
+    state = load_file(_there(key))
     try:
-        model.load_state_dict(load_file(path))
+        begin(model, state)
     except RuntimeError as error:
         why = str(error).split(":", 1)[-1].strip()
         raise UsageError(f"start={key!r}: that run has another network: {why}") from error
-    return {"run": key, "weights": fingerprint(model)}
+    return {"run": key, "weights": _digest(state)}
 
 
 def _there(key: str) -> Path:

@@ -9,7 +9,10 @@ if TYPE_CHECKING:
     from .task import Task
 
 #: name -> module and class, imported when a run asks for it
-TASKS = {"images": ("images", "ImageClassification"), "text": ("text", "NextCharacter")}
+TASKS = {
+    "images": ("images", "ImageClassification"), "text": ("text", "NextCharacter"),
+    "detection": ("detection", "Detection"),
+}  # fmt: skip
 
 
 def task_class(name: str) -> "type[Task]":

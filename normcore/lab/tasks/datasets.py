@@ -36,6 +36,8 @@ SPLITS = ("train", "test")
 #: channels in an order of its own, drawn once, so that no channel means a colour any more
 COLOURS = ("rgb", "grey", "permuted")
 TEXT = "input.txt"  # the file of a text of one's own
+OWN = "a folder of NORMCORE_DATA"  # the source of a set that the registry has not
+OBJECTS = ("image", "mask", "category", "iscrowd")  # columns of pictures with the objects in them
 _LAYOUT = 2  # of the decoded arrays; a change makes older caches be decoded again
 _ABANDONED = 24 * 3600  # seconds after which what a process was decoding counts as left by it
 
@@ -57,6 +59,7 @@ class Entry:
     hub_columns: tuple[str, str] | None = None
     test_every: int = 0
     text: str = ""
+    instances: bool = False
     source: str = ""
     licence: str = ""
 
@@ -80,6 +83,7 @@ class _Row(BaseModel):
     hub_columns: _Columns | None = None
     test_every: int = Field(0, ge=0)
     text: str = ""
+    instances: bool = False
     source: str = ""
     licence: str = ""
 
@@ -132,8 +136,10 @@ def registry() -> dict[str, Entry]:
     if folder and folder.is_dir():
         for path in sorted(folder.iterdir()):
             text = TEXT if (path / TEXT).is_file() else ""
-            if path.name not in entries and (text or all(_parquet(path, split) for split in SPLITS)):
-                entries[path.name] = Entry(path.name, title=path.name, text=text, source="a folder of NORMCORE_DATA")
+            files = [_parquet(path, split) for split in SPLITS]
+            if path.name not in entries and (text or all(files)):
+                objects = not text and _has_objects(files[0][0])
+                entries[path.name] = Entry(path.name, path.name, text=text, instances=objects, source=OWN)
     return entries
 
 
@@ -159,6 +165,8 @@ def load(name: str, image_size: int, colours: str = "rgb") -> Dataset:
     entry = find(name)
     if entry.text:
         raise UsageError(f"{name} is a text, and images are wanted")
+    if entry.instances:
+        raise UsageError(f"{name} has the objects in its pictures, and images of one class each are wanted")
     if colours not in COLOURS:
         raise unknown("colours", colours, COLOURS)
     if pictures.is_own(name):
@@ -166,7 +174,7 @@ def load(name: str, image_size: int, colours: str = "rgb") -> Dataset:
     plain = pictures.short(name).replace("/", "-")
     folder = paths.cache() / "datasets" / (f"{plain}-{image_size}" + (f"-{colours}" if colours != "rgb" else ""))
     with locked(Path(f"{folder}.lock")):  # several processes may ask at once; one decodes
-        files = _local_files(entry)
+        files = local_files(entry)
         stamp = _stamp(files) if files else None
         if folder.is_dir():
             cached = _open(entry, image_size, folder, stamp)
@@ -188,9 +196,18 @@ def load(name: str, image_size: int, colours: str = "rgb") -> Dataset:
     return decoded
 
 
-def train_items(name: str, image_size: int) -> int:
-    """Number of training images, as the registry says; a set of one's own, of which it says nothing, is read."""
-    return (find(name).items or {}).get("train") or len(load(name, image_size).train.labels)
+def items(name: str, image_size: int) -> dict[str, int]:
+    """Number of images in each split, as the registry says; a set of one's own, of which it says nothing, is read."""
+    entry = find(name)
+    if entry.items:
+        return {**entry.items}
+    if entry.instances:
+        from . import instances
+
+        found = instances.load(name, image_size)
+        return {"train": found.train, "test": len(found) - found.train}
+    dataset = load(name, image_size)
+    return {split: len(getattr(dataset, split).labels) for split in SPLITS}
 
 
 def where(entry: Entry) -> tuple[str, str]:
@@ -199,9 +216,9 @@ def where(entry: Entry) -> tuple[str, str]:
         return "embedded", "comes with normcore"
     if entry.text:
         state = next((origin for origin, path in text_files(entry).items() if path.is_file()), "missing")
-        return state, "found" if state != "missing" else _how_to_get(entry)
+        return state, "found" if state != "missing" else how_to_get(entry)
     try:
-        files = _local_files(entry)
+        files = local_files(entry)
         if files is not None:
             lacking = _lacking(entry, files["train"][0])
             return ("NORMCORE_DATA", "found") if not lacking else ("no images with classes", lacking)
@@ -211,7 +228,7 @@ def where(entry: Entry) -> tuple[str, str]:
     if sizes:
         found = dict.fromkeys(p.parent.name.removeprefix(f"{entry.name}-").partition("-")[0] for p in sizes)
         return "cache", "decoded at " + ", ".join(f"{size} px" for size in found)
-    return "missing", _how_to_get(entry)
+    return "missing", how_to_get(entry)
 
 
 # --- finding and reading the sources ---------------------------------------------------------------------
@@ -221,7 +238,7 @@ def _parquet(folder: Path, split: str) -> list[Path]:
     return sorted(folder.glob(f"{split}*.parquet"))
 
 
-def _local_files(entry: Entry) -> dict[str, list[Path]] | None:
+def local_files(entry: Entry) -> dict[str, list[Path]] | None:
     folder = paths.user_data()
     if folder is None or entry.embedded or pictures.is_own(entry.name) or not (folder / entry.name).is_dir():
         return None
@@ -271,6 +288,17 @@ def _parquet_rows(entry: Entry, files: dict[str, list[Path]]) -> Iterator[Row]:
                 raise DataError(f"{path} is truncated or not a parquet file ({error}): get it again") from error
 
 
+@functools.lru_cache
+def _has_objects(path: Path) -> bool:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return set(OBJECTS) <= set(pq.read_schema(path).names)
+    except (pa.ArrowException, OSError):
+        return False  # what reads it says what is wrong with it
+
+
 def _lacking(entry: Entry, path: Path) -> str:
     """What a file of pictures lacks, in words; nothing where it has the columns of images and of labels."""
     import pyarrow as pa
@@ -287,14 +315,14 @@ def _lacking(entry: Entry, path: Path) -> str:
 def from_hub(entry: Entry) -> Any:
     """The data set of the Hugging Face Hub, all of its splits."""
     if not entry.hub:
-        raise DataError(_how_to_get(entry))
+        raise DataError(how_to_get(entry))
     import datasets
 
     datasets.disable_progress_bars()
     try:
         return datasets.load_dataset(entry.hub, *filter(None, [entry.hub_config]))
     except Exception as error:  # its many network errors share no base class
-        raise DataError(f"{_how_to_get(entry)} ({type(error).__name__})") from error
+        raise DataError(f"{how_to_get(entry)} ({type(error).__name__})") from error
 
 
 def _hub_rows(entry: Entry) -> Iterator[Row]:
@@ -331,7 +359,7 @@ EMBEDDED: dict[str, Callable[[], Iterator[Row]]] = {
 }
 
 
-def _how_to_get(entry: Entry) -> str:
+def how_to_get(entry: Entry) -> str:
     folder = f"NORMCORE_DATA ({paths.user_data()})" if paths.user_data() else "NORMCORE_DATA (not set)"
     online = f", or go online once, to download {entry.hub} from the Hugging Face Hub" if entry.hub else ""
     names = [entry.text] if entry.text else ["train.parquet", "test.parquet"]
@@ -353,7 +381,7 @@ def _decode(
             raise DataError(f"{place}: the label must be an integer {limit}, got {label!r}")
         pixels[split].append(_image(source, size, place))
         labels[split].append(label)
-    _check_items(entry, origin, {split: len(labels[split]) for split in SPLITS})
+    check_items(entry, origin, {split: len(labels[split]) for split in SPLITS})
     for left in folder.parent.glob(f".{folder.name}.*"):  # by a process that was killed
         with suppress(FileNotFoundError):  # by one that has just ended
             if time.time() - left.stat().st_mtime > _ABANDONED:
@@ -389,7 +417,7 @@ def _write(
     write_sealed(folder / "meta.json", meta)
 
 
-def _check_items(entry: Entry, origin: str, items: dict[str, int]) -> None:
+def check_items(entry: Entry, origin: str, items: dict[str, int]) -> None:
     """Refuse another number of images than the registry has for the set, or for its copy on the Hub."""
     known = [counts for counts in (entry.items, entry.hub_items) if counts]
     for split, number in items.items():

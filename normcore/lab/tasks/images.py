@@ -56,7 +56,7 @@ class ImageClassification(Task):
         named = [name for name in (config.dataset, config.foreign) if name and not pictures.is_own(name)]
         for name in named:
             paths.plain("the name of a data set", name)
-        known = [name for name, entry in datasets.registry().items() if not entry.text]
+        known = [name for name, entry in datasets.registry().items() if not (entry.text or entry.instances)]
         for name in named:
             if name not in known and Path(name).is_dir():
                 raise UsageError(f"unknown data set {name!r}: pictures of your own are named by their path, ./{name}")
@@ -220,11 +220,19 @@ def foreign_images(config: RunConfig, dataset: datasets.Dataset, device: torch.d
 
 
 def epochs(
-    number: int, dataset: str, image_size: int, batch_size: int, *, validation: int = 0, points: int = 10
-) -> dict[str, int]:
+    number: int, dataset: str, image_size: int, batch_size: int, *,
+    validation: int = 0, points: int = 10, folds: int = 0,
+) -> dict[str, int]:  # fmt: skip
     """The fields of a :class:`RunConfig` that make a run of so many epochs, evaluated after each, with
-    ``points`` points of the training curve an epoch. Of a set that the registry knows, no data need be there."""
-    epoch = (datasets.train_items(dataset, image_size) - validation) // batch_size
+    ``points`` points of the training curve an epoch. Of a set that the registry knows, no data need be there.
+
+    Args:
+        folds: the images of both splits are cut into so many parts, of which one is held out.
+    """
+    items = datasets.items(dataset, image_size)
+    both = sum(items.values())
+    train = both - -(-both // folds) if folds else items["train"]
+    epoch = (train - validation) // batch_size
     if epoch < 1:
         raise UsageError(f"batch_size={batch_size} and validation={validation} leave no batch to train on")
     return {

@@ -34,12 +34,12 @@ def rows(by_shape: bool = True, by_colour: bool = True) -> Iterator[tuple[str, N
 def _image(square: bool, opposite: bool, random: np.random.Generator) -> NDArray[np.uint8]:
     red, blue = random.choice([-1, 1], 2)
     colour = np.array([red, -red if opposite else red, blue]) * random.uniform(20, 70, 3)
-    inside = _mask(square, random)[:, :, None]
+    inside = mask(square, random)[:, :, None]
     image = random.uniform(90, 165) + inside * colour + random.normal(0, _NOISE, (SIZE, SIZE, 3))
     return image.clip(0, 255).round().astype(np.uint8)
 
 
-def _mask(square: bool, random: np.random.Generator) -> NDArray[np.bool_]:
+def mask(square: bool, random: np.random.Generator) -> NDArray[np.bool_]:
     """A disc, or a square of the same area at any angle, wholly inside the image."""
     radius = random.uniform(8, 16)
     x, y = random.uniform(1.3 * radius, SIZE - 1.3 * radius, 2)

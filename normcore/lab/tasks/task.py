@@ -26,7 +26,7 @@ class Task(ABC):
     Attributes:
         unit: what an item is, in the plural.
         metrics: names of what :meth:`measure` gives of a training batch.
-        scores: names of what :meth:`evaluate` gives.
+        scores: names of what :meth:`evaluate` gives, which is of the whole and, with ``HALVES``, of two halves.
         probes: names of the probes that can look into its networks.
         replayed: whether a step on a GPU may be captured as a CUDA graph.
         items, held_items: indices of what is trained on and of what is evaluated on, one axis, on the device.
@@ -83,6 +83,14 @@ class Task(ABC):
     @abstractmethod
     def network(self, norm: MakeNorm) -> nn.Module:
         """The network with its normalizers, initialized from torch's generator."""
+
+    def begin(self, model: nn.Module, state: dict[str, Tensor]) -> None:
+        """Give the network the weights and buffers (``state``) of another run's, which this one starts from.
+
+        Raises:
+            RuntimeError: they are of another network, by ``load_state_dict``.
+        """
+        model.load_state_dict(state)
 
     @abstractmethod
     def batch(self, index: Tensor, held: bool = False) -> Batch:

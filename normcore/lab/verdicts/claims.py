@@ -93,6 +93,12 @@ class Judged:
         return [leaf for part in self.parts for leaf in part.leaves()]
 
     @property
+    def experiments(self) -> dict[str, str]:
+        """The experiments that it rests on, its own and those of parts that have others, with the profile of each."""
+        own = {self.experiment: self.profile} if self.experiment else {}
+        return own | {leaf.experiment: leaf.profile for leaf in self.leaves if leaf.experiment}
+
+    @property
     def first_measured(self) -> Part | None:
         """The first part of which there is a number."""
         return next((leaf for leaf in self.leaves if not math.isnan(leaf.effect.mean)), None)
@@ -351,7 +357,7 @@ def _judge_runs(entry: dict[str, Any], known: dict[str, Any], runs: Sequence[Run
             return Judged(**known, verdict=INCONCLUSIVE, cause=SHORT, reason=short)
         return Judged(**known, verdict=NOT_MEASURED, reason=f"these runs lack {lacking}")
     if interior:
-        used = [run for leaf in judged.leaves for run in leaf.runs]
+        used = [run for leaf in judged.leaves if not leaf.experiment for run in leaf.runs]
         search = Store(entry["experiment"]).runs(known["profile"], "search")
         if reason := at_an_end(used, search, interior):
             return replace(judged, verdict=INCONCLUSIVE, cause=GRID_END, reason=reason)
@@ -395,8 +401,11 @@ def _beside(entry: dict[str, Any], spec: dict[str, Any], predicates: Mapping[str
 
 
 def _part(entry: dict[str, Any], spec: dict[str, Any], predicates: Mapping[str, Predicate], results: Any) -> Part:
-    """A part of an entry: a predicate with its arguments, or ``any`` of several."""
+    """A part of an entry: a predicate with its arguments, or ``any`` of several; of the results that are given, or of
+    an ``experiment`` that it names."""
     claim, arguments = entry["id"], dict(spec)
+    if other := arguments.pop("experiment", ""):
+        return _elsewhere(entry, arguments, other)
     if "any" in arguments:
         return any_of(arguments["says"], [_part(entry, inner, predicates, results) for inner in arguments["any"]])
     name = arguments.pop("predicate")
@@ -415,3 +424,22 @@ def _part(entry: dict[str, Any], spec: dict[str, Any], predicates: Mapping[str, 
         raise
     except (TypeError, UsageError, AttributeError) as error:
         raise LabError(f"statement {claim}, {name}: {error}") from error
+
+
+def _elsewhere(entry: dict[str, Any], spec: dict[str, Any], experiment: str) -> Part:
+    """A part that another experiment's results judge: those of its best profile that has seeds enough, or of its best;
+    they must be as the part ``requires``, and the best value of a search (``interior``) not be at an end of it."""
+    requires = dict(spec.pop("requires", {}))
+    interior, judged = requires.pop("interior", ""), list[Part]()
+    for profile, runs in _complete(experiment):
+        try:
+            part = _part(entry, {**spec, "requires": requires}, PREDICATES, runs)
+        except Lacking as lacking:
+            part = left_open(spec["says"], f"the runs of {experiment} lack {lacking}")
+        used, search = [run for leaf in part.leaves() for run in leaf.runs], Store(experiment).runs(profile, "search")
+        if interior and (reason := at_an_end(used, search, interior)):
+            part = left_open(spec["says"], reason, GRID_END)
+        judged.append(replace(part, experiment=experiment, profile=profile))
+    enough = (part for part in judged if (part.seeds or 0) >= MIN_SEEDS)
+    none = replace(left_open(spec["says"], f"the experiment {experiment} has no results yet"), experiment=experiment)
+    return next(enough, judged[0] if judged else none)

@@ -86,10 +86,10 @@ def perform(device: str = "auto", jobs: int = 1, deadline: float = math.inf) -> 
 
 
 def propose(judged: Judged) -> Proposal | None:
-    """For a statement that has runs and lacks seeds."""
+    """For a statement that has runs and lacks seeds; not for its parts that other experiments judge."""
     if judged.verdict != INCONCLUSIVE or judged.cause not in (FEW, SEEDS, CONTRADICTED):
         return None
-    open_parts = [leaf for leaf in judged.leaves if leaf.cause in (FEW, SEEDS) and leaf.runs]
+    open_parts = [leaf for leaf in judged.leaves if leaf.cause in (FEW, SEEDS) and leaf.runs and not leaf.experiment]
     leaning = [part for part in open_parts if part.inside is False]  # one failing part is enough
     looks = [_expected(part) for part in open_parts]
     if leaning:

@@ -90,6 +90,7 @@ class Part:
         needed: so many seeds would decide it, if the effect is as it seems; None where none would, or none need to.
         of: the parts of an "or".
         runs: what it rests on.
+        experiment, profile: where those are, if the part has an experiment of its own; else empty.
     """
 
     says: str
@@ -112,6 +113,8 @@ class Part:
     needed: int | None = None
     of: tuple["Part", ...] = ()
     runs: tuple[Run, ...] = field(default=(), repr=False, compare=False)
+    experiment: str = ""
+    profile: str = ""
 
     @property
     def found(self) -> str:
@@ -146,6 +149,7 @@ class Part:
             "seeds": self.seeds, "verdict": self.verdict, "cause": self.cause, "reason": self.reason,
             **_finite(numbers), "look": self.look, "seeds_needed": self.needed,
             "of": [part.to_json() for part in self.of],
+            **({"experiment": self.experiment, "profile": self.profile} if self.experiment else {}),
         }  # fmt: skip
 
 
@@ -329,7 +333,7 @@ def _named(variant: Variant) -> str:
 
 #: option that is true or false -> what a network is with it, and without
 _EITHER = {"norm_first": ("before the activation", "behind the activation"), "noise": ("with noise", "without noise"),
-           "he": ("He's initialization", "torch's initialization")}  # fmt: skip
+           "frozen": ("frozen", "not frozen"), "he": ("He's initialization", "torch's initialization")}  # fmt: skip
 
 
 def _option(name: str, value: Any) -> str:
@@ -481,6 +485,8 @@ _READ = {
     "saturation_step": "step of saturation", "gradients.ratio": "first layer's gradient over the last's",
     "one_class": "share of one class", "lr": "learning rate", "highest": "highest test accuracy",
     "peak": "test accuracy at its peak",
+    "test_box_ap": "AP of boxes", "test_box_ap50": "AP50 of boxes", "test_box_ap75": "AP75 of boxes",
+    "test_mask_ap": "AP of masks", "test_mask_ap50": "AP50 of masks", "test_mask_ap75": "AP75 of masks",
     "jitter": "jitter of the test accuracy", "training_set.accuracy": "accuracy on all training images",
     "recalibrated.accuracy": "test accuracy with statistics estimated anew",
     "adversarial.fooled": "right answers lost to an attack", "adversarial.accuracy": "accuracy under attack",

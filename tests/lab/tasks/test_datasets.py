@@ -94,7 +94,7 @@ def test_a_folder_of_normcore_data_is_a_data_set(tmp_path: Path, monkeypatch: py
     noise = datasets.load("noise", 14)
     assert noise.train.images.shape == (40, 14, 14, 3)
     assert (noise.classes, noise.channels, noise.origin) == (2, 3, "NORMCORE_DATA")
-    assert datasets.train_items("noise", 14) == 40
+    assert datasets.items("noise", 14)["train"] == 40
 
 
 def test_pixels_are_decoded_as_they_were_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -410,7 +410,7 @@ def test_every_registered_set_says_how_many_images_it_has_where_it_is_and_how_to
         if entry.text and entry.embedded:  # as long as scikit-learn has it
             continue
         assert set(entry.items or {}) == set(datasets.SPLITS)
-        assert datasets.train_items(entry.name, 28) == (entry.items or {})["train"]
+        assert datasets.items(entry.name, 28) == entry.items
         state, how = datasets.where(entry)
         assert state in {"embedded", "NORMCORE_DATA", "cache", "missing"}
         assert how

@@ -124,7 +124,7 @@ def test_a_disc_and_a_square_have_the_same_area_and_lie_inside_the_image() -> No
     edge = np.pad(np.zeros((shapes.SIZE - 2, shapes.SIZE - 2), bool), 1, constant_values=True)
     areas = []
     for seed in range(300):
-        disc, square = (shapes._mask(kind, np.random.default_rng(seed)) for kind in (False, True))
+        disc, square = (shapes.mask(kind, np.random.default_rng(seed)) for kind in (False, True))
         assert not (disc & edge).any()
         areas.append((disc.sum(), square.sum()))
         assert areas[-1][1] == pytest.approx(areas[-1][0], rel=0.05)  # so nothing of it is cut off either

@@ -231,7 +231,7 @@ def test_a_folder_with_a_text_is_a_text_and_one_that_is_none_is_named(
 
 def test_a_text_that_is_nowhere_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def offline(entry: datasets.Entry) -> Any:
-        raise DataError(datasets._how_to_get(entry))
+        raise DataError(datasets.how_to_get(entry))
 
     monkeypatch.setenv("NORMCORE_DATA", str(tmp_path))
     monkeypatch.setattr(datasets, "from_hub", offline)

@@ -17,7 +17,7 @@ import pandas as pd
 import pytest
 
 from normcore.lab.compare import Battery
-from normcore.lab.config import OWN, RunConfig
+from normcore.lab.config import AVERAGE_PRECISIONS, OWN, RunConfig
 from normcore.lab.errors import LabError, UsageError
 from normcore.lab.probes.attacks import ATTACKS, BUDGETS
 from normcore.lab.runs.experiments import Experiment, find
@@ -177,7 +177,7 @@ def imagined_probes(wanted: RunConfig) -> dict[str, dict[str, list[Any]]]:
 
 def lasting(provenance: dict[str, Any], wanted: RunConfig) -> dict[str, Any]:
     """The provenance of a run whose epoch is as long as it would be."""
-    items = datasets.train_items(wanted.dataset, wanted.image_size) - wanted.validation
+    items = datasets.items(wanted.dataset, wanted.image_size)["train"] - wanted.validation
     return {**provenance, "steps_per_epoch": items // wanted.batch_size}
 
 
@@ -245,6 +245,10 @@ def told(wanted: RunConfig, *, accuracy: float = 0.8, loss: float = 0.5, jitter:
     run = run_of(wanted, losses.tolist(), [accuracy + noise[2]] * len(points),
                  every=wanted.log_every if wanted.steps else 0)  # fmt: skip
     held = {"test": wanted.evaluated_on}
+    if wanted.task == "detection":
+        curve = run.curves["test"]
+        run.curves["test"] = {"step": curve["step"], **dict.fromkeys(AVERAGE_PRECISIONS, curve["accuracy"])}
+        run.final.update({f"test_{name}": curve["accuracy"][-1] for name in AVERAGE_PRECISIONS})
     if not wanted.steps:
         run.curves["train"] = {name: [] for name in run.curves["train"]}
 
@@ -759,3 +763,75 @@ def test_accurate_networks_can_be_robust_or_not(
     judged = judged_by("S1-16", attacked(slope, lead), monkeypatch)
     assert judged.verdict == verdict, judged.reason
     assert all(part.seeds == 5 for part in (*judged.parts, *judged.also))
+
+
+# --- what detectors can show, and parts of other experiments -----------------------------------------------
+
+
+def detecting(rbn: float, gn: float = 0.0, frozen: float = 0.0) -> Callable[[RunConfig], Found]:
+    """The average precision with each normalizer, beyond BN's."""
+
+    def found(wanted: RunConfig) -> Found:
+        more = {"rbn": rbn, "gn": gn, "bn": frozen * wanted.model_options.get("frozen", False)}[wanted.norm]
+        return {"accuracy": tuned(wanted, 0.3 + more, 0.02)}
+
+    return found
+
+
+@pytest.mark.parametrize(("rbn", "verdict"), [(0.02, SUPPORTED), (-0.02, REFUTED), (0.0, INCONCLUSIVE)])
+def test_a_detector_can_be_better_with_a_reference_batch_or_not(
+    rbn: float, verdict: str, monkeypatch: pytest.MonkeyPatch, store: Path
+) -> None:
+    """By a BN that normalizes by its batch; the frozen one, better than both, is beside the verdict."""
+    judged = judged_by("S1-10", detecting(rbn, frozen=0.1), monkeypatch)
+    assert judged.verdict == verdict, judged.reason
+    assert [part.verdict for part in judged.also] == [REFUTED, REFUTED]
+    assert all(part.seeds == 5 for part in (*judged.parts, *judged.also))
+    seeds = {run.config.seed: run.config.start for run in judged.parts[0].runs if run.config.norm == "rbn"}
+    assert len(set(seeds.values())) == 5, "each seed has a backbone of its own"
+
+
+@pytest.mark.parametrize(
+    ("batch", "frozen", "verdicts"),
+    [(0.02, 0.01, [SUPPORTED, SUPPORTED]), (0.02, 0.05, [SUPPORTED, REFUTED]), (-0.02, 0.0, [REFUTED, REFUTED])],
+)
+def test_detection_judges_its_part_of_a_statement_on_small_batches(
+    batch: float, frozen: float, verdicts: list[str], monkeypatch: pytest.MonkeyPatch, store: Path
+) -> None:
+    entry_ = claims._entry("S2-09")
+    own = [spec for spec in entry_["parts"] if spec.get("experiment") == "detection"]
+    open_ = [claims._part(entry_, spec, claims.PREDICATES, []) for spec in own]
+    assert [part.reason for part in open_] == ["the experiment detection has no results yet"] * 2
+    judged = judged_by("S1-10", detecting(0.0, gn=batch, frozen=frozen), monkeypatch)
+    index = listed(find("detection"), "quick")
+    for stage, configs in index.items():
+        Store("detection").index("quick", stage, [config.key for config in configs])
+    parts = [claims._part(entry_, spec, claims.PREDICATES, []) for spec in own]
+    assert [part.verdict for part in parts] == verdicts
+    assert {(part.experiment, part.profile, part.seeds) for part in parts} == {("detection", "quick", 5)}
+    assert judged.experiments == {"detection": "quick"}
+
+
+@pytest.mark.parametrize(("there", "verdict"), [(ENOUGH, SUPPORTED), ([-d for d in ENOUGH], MIXED), ([], INCONCLUSIVE)])
+def test_a_part_can_be_judged_by_another_experiment(there: list[float], verdict: str, store: Path) -> None:
+    if there:
+        published("large-rates", "full", pair(there[:2], lr=0.02))  # too few seeds
+        published("large-rates", "quick", pair(there))
+    part = entry()["parts"][0]
+    statement = entry(experiment="fashion-lenet", parts=[part, {**part, "says": "there", "experiment": "large-rates"}])
+    judged = claims._judge(statement, pair(ENOUGH), "quick")
+    assert judged.verdict == verdict, judged.reason
+    elsewhere = "quick" if there else ""
+    assert judged.experiments == {"fashion-lenet": "quick", "large-rates": elsewhere}
+    assert judged.parts[1].to_json()["experiment"] == "large-rates"
+
+
+@pytest.mark.parametrize(("requires", "cause"), [({"dataset": "mnist"}, "left open"), ({"interior": "lr"}, "grid end")])
+def test_a_part_asks_of_another_experiment_what_it_requires(requires: dict[str, Any], cause: str, store: Path) -> None:
+    published("large-rates", "quick", pair(ENOUGH))
+    part = {**entry()["parts"][0], "experiment": "large-rates", "requires": requires}
+    judged = claims._judge(entry(experiment="fashion-lenet", parts=[part]), pair(ENOUGH), "quick")
+    assert (judged.verdict, judged.parts[0].cause) == (INCONCLUSIVE, cause)
+    lacking = {**part, "a": "gn", "requires": {}}
+    judged = claims._judge(entry(experiment="fashion-lenet", parts=[lacking]), pair(ENOUGH), "quick")
+    assert judged.parts[0].reason == "the runs of large-rates lack GN"
