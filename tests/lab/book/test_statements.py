@@ -72,6 +72,17 @@ def test_it_has_the_verdict_the_effects_and_the_runs() -> None:
     assert set(table["parts"]) == {"it is lower"}
 
 
+def test_a_part_of_another_experiment_leads_there() -> None:
+    others = tuple(made_up("gn", seed, [1.0], [0.5]) for seed in range(5))
+    elsewhere = replace(part("and there"), runs=others, experiment="noniid", profile="quick")
+    pages = {"catdog-lr": "runs/catdog_lr", "noniid": "runs/noniid"}
+    text = statements.page(judged(part("it is lower"), elsewhere), ABOUT, pages)
+    assert "Experiments: [catdog-lr](../runs/catdog_lr.ipynb); [noniid](../runs/noniid.ipynb), profile quick." in text
+    (data,) = re.findall(r'download="s0-01.csv" href="data:text/csv;base64,([^"]+)"', text)
+    files = set(pd.read_csv(io.BytesIO(base64.b64decode(data)))["file"])
+    assert {f"data/results/noniid/{run.key}.json" for run in others} < files
+
+
 def test_an_effect_is_drawn_with_where_it_should_be_and_what_is_too_small() -> None:
     order = replace(part("it is lower"), high=0.0, tie=0.05)
     spans = [patch.get_extents() for patch in statements._effect(order).axes[0].patches]
