@@ -82,6 +82,7 @@ os.environ["NORMCORE_PARENT"] = str(os.getpid())  # jobs end with this process, 
 
 localrules:
     all,
+    beside,
     pages,
     mathjax,
     normalizer,
@@ -158,7 +159,7 @@ rule notebook:
         store=lambda w: "_build/smoke" if unpublished(w) else OWN.resolve(),
         jobs=JOBS,
     resources:
-        gpu=1,
+        gpu=lambda w: int(PROFILE != "published" or unpublished(w)),  # what only shows results trains nothing
     shell:
         "NORMCORE_RESULTS={params.store} exec"
         " normcore run {params.experiment} --profile {params.profile} --jobs {params.jobs} --to book/runs"
@@ -177,8 +178,6 @@ rule beside:
         "book/runs/{profile}/{name}.ipynb",
     params:
         experiment=lambda w: w.name.replace("_", "-"),
-    resources:
-        gpu=1,
     shell:
         "exec normcore run {params.experiment} --profile {wildcards.profile} --no-train --to book/runs/{wildcards.profile}"
 

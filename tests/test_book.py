@@ -95,8 +95,7 @@ def bare(clone: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str
 @pytest.fixture(scope="module")
 def site(clone: Path, sources: dict[str, bytes], bare: dict[str, str]) -> Path:
     """The book, built as `make book` does from the published results alone, on a machine that reaches no other."""
-    # nothing is trained, so that notebooks need not take turns on a GPU
-    command = ["snakemake", "--profile", "profiles/default", "--resources", "gpu=2", "--config", "profile=published"]
+    command = ["snakemake", "--profile", "profiles/default", "--config", "profile=published"]
     done = offline.run(command, cwd=clone, env=bare)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
     return clone / "_build" / "html"
