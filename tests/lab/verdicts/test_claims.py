@@ -237,12 +237,17 @@ def test_the_promises_have_all_that_their_statements_ask_for(claim: dict[str, An
 Found = dict[str, Any]
 
 
-def told(wanted: RunConfig, *, accuracy: float = 0.8, loss: float = 0.5, jitter: float = 0.01, **probes: Any) -> Run:
-    """A made-up result that stands where it is put, but for a seed's noise; an epoch is as long as it would be."""
+def told(
+    wanted: RunConfig, *, accuracy: float = 0.8, wobble: float = 0.0, loss: float = 0.5, jitter: float = 0.01,
+    **probes: Any,
+) -> Run:  # fmt: skip
+    """A made-up result that stands where it is put, but for a seed's noise, with an accuracy that goes up and down by
+    ``wobble``; an epoch is as long as it would be."""
     noise = np.random.default_rng(int(wanted.key, 16)).normal(0, 1e-3, 3)
     points = np.arange(wanted.steps // wanted.log_every or 1)  # a run of no steps is evaluated once
     losses = (loss + jitter * (1 + noise[0]) * (-1.0) ** points) * (1 + noise[1])
-    run = run_of(wanted, losses.tolist(), [accuracy + noise[2]] * len(points),
+    accuracies = accuracy + noise[2] + wobble * (1 + noise[0]) * (-1.0) ** points
+    run = run_of(wanted, losses.tolist(), accuracies.tolist(),
                  every=wanted.log_every if wanted.steps else 0)  # fmt: skip
     held = {"test": wanted.evaluated_on}
     if wanted.task == "detection":
@@ -835,3 +840,19 @@ def test_a_part_asks_of_another_experiment_what_it_requires(requires: dict[str, 
     lacking = {**part, "a": "gn", "requires": {}}
     judged = claims._judge(entry(experiment="fashion-lenet", parts=[lacking]), pair(ENOUGH), "quick")
     assert judged.parts[0].reason == "the runs of large-rates lack GN"
+
+
+@pytest.mark.parametrize(("ratio", "verdict"), [(3.0, MIXED), (0.3, REFUTED)])
+def test_bn_can_jitter_more_than_others_or_less(
+    ratio: float, verdict: str, monkeypatch: pytest.MonkeyPatch, store: Path
+) -> None:
+    """What a step costs is the committed benchmark's: with GN and with LN more than with BN."""
+
+    def found(wanted: RunConfig) -> Found:
+        return {"accuracy": tuned(wanted, 0.8, 0.001), "wobble": 0.01 * (ratio if wanted.norm == "bn" else 1)}
+
+    judged = judged_by("S3-11", found, monkeypatch)
+    assert judged.verdict == verdict, judged.reason
+    jitter, costs = judged.parts[:3], judged.parts[3:]
+    assert {part.verdict for part in jitter} == {SUPPORTED if ratio > 1 else REFUTED}
+    assert [part.verdict for part in costs] == [SUPPORTED, REFUTED, REFUTED]
