@@ -21,12 +21,16 @@ from .task import Batch, MakeNorm, Task
 ONE_CLASS = "one_class"  # a task option: this share of each training batch is of one class
 LARGEST = 4096  # pixels on a side of an image: one of so many takes 48 MB
 AUGMENT = "augment"  # a task option: training images are flipped, and shifted by up to so many pixels
+SCALING = "scaling"  # a task option: how pixels become numbers, one of ``SCALINGS``
+#: from 0 to 255; from 0 to 1; that minus the mean of each channel over the training split; and by its deviation; each
+#: image by itself from 0, its darkest value, to 1, its brightest
+SCALINGS = ("raw", "unit", "centred", "standardized", "stretched")
 
 
 class ImageClassification(Task):
     """The right class of an image, by cross-entropy. With the task option ``one_class``, this share of each training
     batch is of one class; with ``augment``, each training image is shifted by up to so many pixels, and every other
-    one flipped, anew at each step.
+    one flipped, anew at each step; ``scaling`` says how pixels become numbers, one of ``SCALINGS``.
 
     Args:
         dataset: in place of the configuration's.
@@ -68,8 +72,10 @@ class ImageClassification(Task):
         }.items():  # fmt: skip
             if getattr(config, name) not in names:
                 raise unknown(name, getattr(config, name), names)
-        for name in config.task_options.keys() - {ONE_CLASS, AUGMENT}:
-            raise unknown("option of the task images", name, [ONE_CLASS, AUGMENT])
+        for name in config.task_options.keys() - {ONE_CLASS, AUGMENT, SCALING}:
+            raise unknown("option of the task images", name, [ONE_CLASS, AUGMENT, SCALING])
+        if (scaling := config.task_options.get(SCALING, "standardized")) not in SCALINGS:
+            raise unknown(SCALING, scaling, SCALINGS)
         pixels = config.task_options.get(AUGMENT, 0)
         if isinstance(pixels, bool) or not isinstance(pixels, int) or not 0 <= pixels < max(1, config.image_size):
             raise UsageError(f"{AUGMENT} must be a number of pixels below the image's, got {pixels!r}")
@@ -132,17 +138,24 @@ class Images:
     """A split on the device: uint8 pixels and labels, gathered and standardized a batch at a time.
 
     The pixels stay as they were decoded, (N, H, W, C); on a CPU they are the mapped file itself. A batch is
-    (B, C, H, W), channels_last, float32, standardized by the training split's mean and deviation. With ``outliers``,
-    some of the images are.
+    (B, C, H, W), channels_last, float32, standardized by the training split's mean and deviation, or as ``scaling`` has
+    it. With ``outliers``, some of the images are.
     """
 
-    def __init__(self, split: datasets.Split, dataset: datasets.Dataset, device: torch.device) -> None:
+    def __init__(
+        self, split: datasets.Split, dataset: datasets.Dataset, device: torch.device, scaling: str = "standardized"
+    ) -> None:
         self.outliers: Outliers | None = None
+        self.stretched = scaling == "stretched"
         self.pixels = _as_tensor(split.images).to(device)
         self.labels = torch.from_numpy(split.labels).to(device)
-        std = torch.tensor(dataset.std).clamp_min(1e-8)
-        self.scale = (1 / (255 * std)).to(device)
-        self.shift = (-torch.tensor(dataset.mean) / std).to(device)
+        mean, std = torch.tensor(dataset.mean), torch.tensor(dataset.std).clamp_min(1e-8)
+        one, none = torch.ones_like(std), torch.zeros_like(std)
+        scale, shift = {
+            "standardized": (1 / (255 * std), -mean / std), "centred": (one / 255, -mean),
+            "unit": (one / 255, none), "stretched": (one / 255, none), "raw": (one, none),
+        }[scaling]  # fmt: skip
+        self.scale, self.shift = scale.to(device), shift.to(device)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -156,6 +169,9 @@ class Images:
     def batch(self, index: Tensor | slice) -> tuple[Tensor, Tensor]:
         pixels = self.pixels[index]
         x = torch.addcmul(self.shift, pixels.to(torch.float32), self.scale)
+        if self.stretched:
+            low, high = x.amin((1, 2, 3), keepdim=True), x.amax((1, 2, 3), keepdim=True)
+            x = (x - low) / (high - low).clamp_min(1 / 255)
         x = x.permute(0, 3, 1, 2)
         if self.outliers is not None:
             assert isinstance(index, Tensor)
@@ -174,9 +190,10 @@ def splits(config: RunConfig, dataset: datasets.Dataset, device: torch.device) -
 
     The held-out validation images are drawn once for all seeds, so that every run is judged on the same.
     """
-    train = Images(dataset.train, dataset, device)
+    scaling = config.task_options.get(SCALING, "standardized")
+    train = Images(dataset.train, dataset, device, scaling)
     if not config.validation:
-        test = Images(dataset.test, dataset, device)
+        test = Images(dataset.test, dataset, device, scaling)
         return train, torch.arange(len(train), device=device), test, torch.arange(len(test), device=device)
     if config.validation + config.batch_size > len(train):
         raise UsageError(f"validation={config.validation} leaves no batch of {config.batch_size} to train on")

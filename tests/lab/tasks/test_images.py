@@ -6,7 +6,7 @@ import torch
 from normcore.lab.errors import UsageError
 from normcore.lab.runs import training
 from normcore.lab.tasks import datasets
-from normcore.lab.tasks.images import ImageClassification, Images, augmented, by_class, foreign_images
+from normcore.lab.tasks.images import SCALINGS, ImageClassification, Images, augmented, by_class, foreign_images
 from normcore.lab.tasks.outliers import Outliers
 
 from ..helpers import config, network
@@ -25,6 +25,29 @@ def test_a_batch_is_standardized() -> None:
     expected = (torch.tensor(dataset.train.images[7, :, :, 0] / 255.0) - dataset.mean[0]) / dataset.std[0]
     torch.testing.assert_close(x[7, 0], expected.float(), rtol=1e-5, atol=1e-5)
     assert y[7] == dataset.train.labels[7]
+
+
+@pytest.mark.parametrize("scaling", SCALINGS)
+def test_pixels_become_numbers_as_the_option_says(scaling: str) -> None:
+    task = ImageClassification(config(dataset="shapes", task_options={"scaling": scaling}), CPU)
+    unit = torch.tensor(task.dataset.train.images[:9] / 255.0)
+    mean, std = torch.tensor(task.dataset.mean).double(), torch.tensor(task.dataset.std).double()
+    low, high = (end.view(9, 1, 1, 1) for end in (unit.flatten(1).amin(1), unit.flatten(1).amax(1)))
+    expected = {
+        "raw": 255 * unit, "unit": unit, "centred": unit - mean, "standardized": (unit - mean) / std,
+        "stretched": (unit - low) / (high - low),
+    }[scaling]  # fmt: skip
+    x, _ = task.batch(torch.arange(9))
+    torch.testing.assert_close(x.permute(0, 2, 3, 1), expected.float(), rtol=1e-5, atol=1e-5)
+    held, _ = task.batch(torch.arange(9), held=True)
+    assert (held.min() < -0.1) == (scaling in ("centred", "standardized"))
+    plain = ImageClassification(config(dataset="shapes"), CPU).batch(torch.arange(9))[0]
+    assert torch.equal(x, plain) == (scaling == "standardized")
+
+
+def test_an_unknown_scaling_is_refused() -> None:
+    with pytest.raises(UsageError, match="unknown scaling 'centered': did you mean centred"):
+        training.check(config(task_options={"scaling": "centered"}))
 
 
 def test_foreign_images_have_the_channels_of_the_set_and_their_own_mean_and_deviation() -> None:

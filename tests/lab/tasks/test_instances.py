@@ -132,7 +132,7 @@ def test_the_drawn_objects_are_the_same_each_time_and_have_their_pixels() -> Non
 
 
 @pytest.mark.data
-def test_penn_fudan_is_as_it_is_known() -> None:
+def test_penn_fudan_is_as_it_is_known(real_data: Path) -> None:
     data = instances.load("penn_fudan", 192)
     assert (len(data), data.train, data.classes) == (170, 136, 1)
     assert sum(len(data[i].categories) for i in range(170)) == 423
