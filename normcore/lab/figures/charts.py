@@ -82,7 +82,7 @@ def draw_ranking(
         logx: a logarithmic axis, if the values span more than a decade.
     """
     numbers = intervals(table, [by], metric).sort_values("mean", kind="stable")
-    looks = styles(by, numbers[by])
+    looks = styles(by, table[by])  # in the table's order, which panels share, and not in that of the means
     open_ = table.get(f"{metric}_open", pd.Series(False, table.index))
     bounds = set(table.loc[open_, by])
     with panel(WIDTH, 0.9 + 0.27 * len(numbers)) as (figure, axes):

@@ -200,6 +200,19 @@ def test_a_ranking_leaves_out_what_has_no_measure() -> None:
     assert [points(c)[0, 0] for c in drawn(figure)] == pytest.approx([0.08 + 0.05, 1.08 + 0.2])
 
 
+def test_what_is_no_normalizer_looks_the_same_in_every_panel() -> None:
+    rising = pd.DataFrame([{"way": w, "seed": s, "peak": i + 0.1 * s} for i, w in enumerate("abc") for s in range(5)])
+    panels = [draw_ranking(rows, "peak", "highest", by="way") for rows in (rising, rising.assign(peak=-rising["peak"]))]
+    looks = [
+        dict(zip([t.get_text() for t in p.axes[0].get_yticklabels()],
+                 [(c.lines[0].get_color(), c.lines[0].get_marker()) for c in drawn(p) if c.lines[0]], strict=True))
+        for p in panels
+    ]  # fmt: skip
+    assert list(looks[0]) == list(looks[1])[::-1]
+    assert looks[0] == looks[1]
+    assert len(set(looks[0].values())) == 3
+
+
 # --- one against another ---------------------------------------------------------------------------------
 
 
