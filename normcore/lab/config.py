@@ -22,7 +22,6 @@ ORDERS = ("shuffled", "fixed")
 SCHEDULES = ("constant", "cosine")
 OWN = "own"  # the network of a run itself, beside those of others
 HALVES = ("accuracy_a", "accuracy_b")  # of an evaluation curve: over one half of the items and over the other
-
 AVERAGE_PRECISIONS = tuple(f"{of}_{ap}" for of in ("box", "mask") for ap in ("ap", "ap50", "ap75"))  # of detection
 
 

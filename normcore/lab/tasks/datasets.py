@@ -427,14 +427,20 @@ def check_items(entry: Entry, origin: str, items: dict[str, int]) -> None:
             raise DataError(f"{entry.name} ({origin}): {number} {split} images, {wanted} expected; get it again")
 
 
-def _image(source: bytes | NDArray[np.uint8] | None, size: int, place: str) -> NDArray[np.uint8]:
-    if source is None:
-        raise DataError(f"{place}: the image is a path without its bytes; embed the pictures, see CONTRIBUTING.md")
+def opened(source: bytes | NDArray[np.uint8], place: str) -> Image.Image:
+    """A picture of a file's bytes, or of an array; what cannot be read is a :class:`DataError` that names the place."""
     try:
         image = Image.fromarray(source) if isinstance(source, np.ndarray) else Image.open(io.BytesIO(source))
         image.load()
     except Exception as error:  # PIL raises whatever its decoders raise
         raise DataError(f"{place}: not a readable image ({error}): get the file again") from error
+    return image
+
+
+def _image(source: bytes | NDArray[np.uint8] | None, size: int, place: str) -> NDArray[np.uint8]:
+    if source is None:
+        raise DataError(f"{place}: the image is a path without its bytes; embed the pictures, see CONTRIBUTING.md")
+    image = opened(source, place)
     if image.mode not in ("L", "RGB"):
         image = image.convert("RGB")
     if image.size != (size, size):

@@ -123,7 +123,7 @@ class Detection(Task):
         """Average precisions over all held-out pictures, or over all training pictures."""
         items, found = self.held_items if held else self.items, []
         for index in items.split(batch_size):
-            outputs = model(self.batch(index)[0])
+            outputs = model([self._image(self.data[i]) for i in index.tolist()])
             found += [{name: values.cpu() for name, values in output.items()} for output in outputs]
         return average_precisions([self.data[i] for i in items.tolist()], found, self.data.classes)
 

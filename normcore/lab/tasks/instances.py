@@ -3,7 +3,6 @@
 
 import functools
 import hashlib
-import io
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -72,8 +71,8 @@ class Instances:
     def _decoded(self, number: int) -> Scene:
         image, numbers, categories, crowds = self._rows[number]
         place = f"{self.name}, picture {number}"
-        picture = _opened(image, place).convert("RGB")
-        mask = _opened(numbers, place)
+        picture = datasets.opened(image, place).convert("RGB")
+        mask = datasets.opened(numbers, place)
         if mask.size != picture.size:
             raise DataError(f"{place}: its mask has {mask.size} pixels, the picture {picture.size}; get it again")
         scale = self.size / max(picture.size)
@@ -96,15 +95,6 @@ class Instances:
 
 # (picture, numbers of objects, their categories, whether they are crowds)
 Row = tuple[bytes | Pixels, bytes | Pixels, Sequence[int], Sequence[int]]
-
-
-def _opened(source: bytes | Pixels, place: str) -> Image.Image:
-    try:
-        image = Image.fromarray(source) if isinstance(source, np.ndarray) else Image.open(io.BytesIO(source))
-        image.load()
-    except Exception as error:  # PIL raises whatever its decoders raise
-        raise DataError(f"{place}: not a readable image ({error}): get the file again") from error
-    return image
 
 
 @functools.lru_cache(maxsize=2)

@@ -107,9 +107,8 @@ def roi_align(features: Tensor, boxes: list[Tensor], size: int, scale: float) ->
         (regions of all images, C, size, size).
     """
     *_, height, width = features.shape
-    at = (torch.arange(2 * size, dtype=features.dtype, device=features.device) + 0.5) / (
-        2 * size
-    )  # shares of a region's sides
+    places = torch.arange(2 * size, dtype=features.dtype, device=features.device)
+    at = (places + 0.5) / (2 * size)  # shares of a region's sides
     pooled = []
     for image, own in zip(features, boxes, strict=True):
         corner, sides = own[:, :2] * scale, ((own[:, 2:] - own[:, :2]) * scale).clamp_min(1)
