@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ...surgery import freeze_norms
 from ..errors import LabError, UsageError
-from .networks import resnet50
+from .networks import bottlenecks, resnet50
 from .task import MakeNorm
 
 C4 = 4 + 3 + 4 + 6  # of a ResNet-50's parts: the stem, and the blocks of the stages before the last
@@ -198,20 +198,21 @@ def mask_rcnn(
     if image_size < 64 or regions < 1:
         needs = "images of at least 64 pixels and at least 1 region"
         raise UsageError(f"mask_rcnn needs {needs}, got image_size={image_size} and regions={regions}")
-    networks: list[Any] = [resnet50(norm, 3, classes, image_size, width, last_stride=1) for _ in range(3)]
-    first, boxes, masks = (network.features for network in networks)
-    inner = boxes[C4].branch[0].in_channels
+    network: Any = resnet50(norm, 3, classes, image_size, width, last_stride=1)
+    stages, last = network.features[:C4], network.features[C4:]
+    inner = last[0].branch[0].in_channels
     outer = 2 * inner
+    of_masks = bottlenecks(norm, inner, inner // 2, len(last))
     mask_width = max(8, round(256 * width))
     pool = functools.partial(_pool_class(), ["0"], POOLED, 2)
     sizes = tuple(round(image_size * share) for share in (1 / 12, 1 / 6, 1 / 3, 2 / 3))
     model: nn.Module = detection.MaskRCNN(
-        Backbone(first[:C4], inner),
+        Backbone(stages, inner),
         min_size=image_size, max_size=image_size, image_mean=[0.0] * 3, image_std=[1.0] * 3,
         rpn_anchor_generator=detection.rpn.AnchorGenerator((sizes,), ((0.5, 1.0, 2.0),)),
-        box_roi_pool=pool(), box_head=Stage(*boxes[C4:]),
+        box_roi_pool=pool(), box_head=Stage(*last),
         box_predictor=detection.faster_rcnn.FastRCNNPredictor(outer, classes + 1),
-        mask_roi_pool=pool(), mask_head=nn.Sequential(*masks[C4:]),
+        mask_roi_pool=pool(), mask_head=nn.Sequential(*of_masks),
         mask_predictor=detection.mask_rcnn.MaskRCNNPredictor(outer, mask_width, classes + 1),
         **_numbers(regions),
     )  # fmt: skip

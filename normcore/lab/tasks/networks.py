@@ -244,6 +244,12 @@ class Bottleneck(nn.Module):
         return torch.relu(self.branch(x) + self.shortcut(x))
 
 
+def bottlenecks(norm: MakeNorm, before: int, inner: int, blocks: int, stride: int = 1) -> list[nn.Module]:
+    """A stage of a ResNet-50: so many blocks, (N, before, H, W) to (N, 4 inner, H / stride, W / stride)."""
+    first = Bottleneck(norm, before, inner, stride)
+    return [first, *(Bottleneck(norm, 4 * inner, inner, 1) for _ in range(1, blocks))]
+
+
 def resnet50(
     norm: MakeNorm, channels: int, classes: int, image_size: int, width: float = 1.0, last_stride: int = 2
 ) -> nn.Module:
@@ -267,9 +273,8 @@ def resnet50(
     features: list[nn.Module] = [conv, first, activation_behind(first, nn.ReLU), nn.MaxPool2d(3, 2, 1)]
     before = inner
     for stage, (blocks, stride) in enumerate(((3, 1), (4, 2), (6, 2), (3, last_stride))):
-        for block in range(blocks):
-            features.append(Bottleneck(norm, before, inner << stage, 1 if block else stride))
-            before = 4 * (inner << stage)
+        features += bottlenecks(norm, before, inner << stage, blocks, stride)
+        before = 4 * (inner << stage)
     head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(before, classes))
     return nn.Sequential(OrderedDict(features=nn.Sequential(*features), head=head))
 
