@@ -1,13 +1,17 @@
 """Every kind of file that is read, damaged at random: refused by a sentence, made again, or without effect."""
 
+import io
 import json
 import random
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
@@ -20,10 +24,10 @@ from normcore.lab.files import read_yaml
 from normcore.lab.runs.experiments import Experiment
 from normcore.lab.runs.store import Store
 from normcore.lab.runs.training import OutOfTime, train
-from normcore.lab.tasks import datasets
+from normcore.lab.tasks import datasets, instances
 from normcore.lab.verdicts import claims
 
-from ..lab.helpers import config, made_up, write_pictures
+from ..lab.helpers import config, made_up, write_objects, write_pictures
 from .calls import Tally
 
 pytestmark = [pytest.mark.faults, pytest.mark.usefixtures("store")]
@@ -78,19 +82,38 @@ def value_mutated(value: Any, rng: random.Random) -> Any:
     return value
 
 
-LOADERS: dict[str, tuple[Callable[[str], Any], Callable[[Any], str]]] = {
-    ".json": (json.loads, json.dumps),
-    ".ipynb": (json.loads, json.dumps),
-    ".yaml": (yaml.safe_load, lambda value: yaml.safe_dump(value, allow_unicode=True)),
-    ".yml": (yaml.safe_load, lambda value: yaml.safe_dump(value, allow_unicode=True)),
+def table(rows: list[dict[str, Any]]) -> bytes:
+    """A parquet file of these rows."""
+    file = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows), file)
+    return file.getvalue()
+
+
+def as_json(value: Any) -> bytes:
+    return json.dumps(value).encode("utf-8", "replace")
+
+
+def as_yaml(value: Any) -> bytes:
+    return bytes(yaml.safe_dump(value, allow_unicode=True, encoding="utf-8"))
+
+
+LOADERS: dict[str, tuple[Callable[[bytes], Any], Callable[[Any], bytes]]] = {
+    ".json": (json.loads, as_json),
+    ".ipynb": (json.loads, as_json),
+    ".yaml": (yaml.safe_load, as_yaml),
+    ".yml": (yaml.safe_load, as_yaml),
+    ".parquet": (lambda content: pq.read_table(io.BytesIO(content)).to_pylist(), table),
 }
+#: what is raised where no table can hold the values
+NO_TABLE = (pa.ArrowException, ValueError, TypeError, AttributeError, OverflowError)
 
 
 def mutated(path: Path, content: bytes, rng: random.Random) -> bytes:
     """Of a file of values every other time its values are changed, and else its bytes."""
     if path.suffix in LOADERS and rng.random() < 0.5:
         load, dump = LOADERS[path.suffix]
-        return dump(value_mutated(load(content.decode()), rng)).encode("utf-8", "replace")
+        with suppress(*NO_TABLE):
+            return dump(value_mutated(load(content), rng))
     return bytes_mutated(content, rng)
 
 
@@ -170,6 +193,20 @@ def test_data_sets(damaged: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         return datasets.load("noise", 14).fingerprint
 
     survived(tally, "a data set (parquet)", folder / damaged, read, 150, sealed=False)
+
+
+@pytest.mark.parametrize("damaged", ["train.parquet", "test.parquet"])
+def test_pictures_with_objects(damaged: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tally: Tally) -> None:
+    folder = write_objects(tmp_path / "data" / "objects")
+    monkeypatch.setenv("NORMCORE_DATA", str(tmp_path / "data"))
+
+    def read() -> Any:
+        instances.load.cache_clear()
+        datasets._has_objects.cache_clear()
+        data = instances.load("objects", 14)
+        return data.fingerprint, [data[i].objects() for i in range(len(data))]
+
+    survived(tally, "pictures with objects (parquet)", folder / damaged, read, 150, sealed=False)
 
 
 def test_pictures_of_one_s_own(tmp_path: Path, tally: Tally) -> None:

@@ -122,9 +122,30 @@ def write_pictures(folder: Path, train: int = 40, test: int = 10, size: int = 14
     folder.mkdir(parents=True, exist_ok=True)
     for split, number in (("train", train), ("test", test)):
         pictures = generator.integers(0, 256, (number, size, size, channels), dtype=np.uint8)
-        cells = [{"bytes": _png(p), "path": f"{i}.png"} for i, p in enumerate(pictures)]
+        cells = [{"bytes": png(p), "path": f"{i}.png"} for i, p in enumerate(pictures)]
         columns = {"image": cells, "label": [i % 2 for i in range(number)]}
         pq.write_table(pa.table(columns), folder / f"{split}.parquet")
+    return folder
+
+
+def with_objects(height: int, width: int, boxes: list[tuple[int, int, int, int]], **changes: Any) -> dict[str, Any]:
+    """A row of a file: a grey picture with an object in each of the boxes (left, top, right, bottom)."""
+    mask = np.zeros((height, width), np.uint8)
+    for number, (left, top, right, bottom) in enumerate(boxes, 1):
+        mask[top:bottom, left:right] = number
+    image = np.full((height, width, 3), 90, np.uint8)
+    return {
+        "image": {"bytes": png(image)}, "mask": {"bytes": png(mask)},
+        "category": [i % 2 for i in range(len(boxes))], "iscrowd": [0] * len(boxes), **changes,
+    }  # fmt: skip
+
+
+def write_objects(folder: Path) -> Path:
+    """Two training pictures with three objects and a test picture with a crowd; returns their folder."""
+    folder.mkdir(parents=True)
+    train = [with_objects(40, 80, [(10, 5, 30, 25), (50, 10, 70, 40)]), with_objects(80, 40, [(0, 0, 40, 80)])]
+    for split, rows in (("train", train), ("test", [with_objects(60, 60, [(6, 12, 18, 30)], iscrowd=[1])])):
+        pq.write_table(pa.Table.from_pylist(rows), folder / f"{split}.parquet")
     return folder
 
 
@@ -141,8 +162,8 @@ def write_experiment(folder: Path, *cells: str, head: str, profiles: str = "quic
     return Experiment("a-trial", path)
 
 
-def _png(pixels: NDArray[np.uint8]) -> bytes:
-    """Pixels (H, W, 1 or 3) as a file."""
+def png(pixels: NDArray[np.uint8]) -> bytes:
+    """Pixels (H, W), (H, W, 1) or (H, W, 3) as a file."""
     buffer = io.BytesIO()
-    Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels).save(buffer, "png")
+    Image.fromarray(pixels.squeeze(-1) if pixels.shape[2:] == (1,) else pixels).save(buffer, "png")
     return buffer.getvalue()

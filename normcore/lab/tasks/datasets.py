@@ -29,7 +29,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from .. import paths, pictures
 from ..errors import DataError, UsageError, unknown
 from ..files import digest, locked, read_yaml, write_sealed
-from . import shapes
+from . import parquet, shapes
 
 SPLITS = ("train", "test")
 #: what can be done to the images of a colour set, beside nothing: grey in all three channels; or each image's
@@ -220,7 +220,7 @@ def where(entry: Entry) -> tuple[str, str]:
     try:
         files = local_files(entry)
         if files is not None:
-            lacking = _lacking(entry, files["train"][0])
+            lacking = parquet.lacking(files["train"][0], entry.columns)
             return ("NORMCORE_DATA", "found") if not lacking else ("no images with classes", lacking)
     except DataError as error:
         return "incomplete", str(error)
@@ -265,51 +265,21 @@ def _stamp(files: dict[str, list[Path]]) -> list[list[Any]]:
 
 
 # (split, image bytes or array, label, where it stands: for error messages)
-Row = tuple[str, bytes | NDArray[np.uint8] | None, int, str]
+Row = tuple[str, bytes | NDArray[np.uint8], int, str]
 
 
 def _parquet_rows(entry: Entry, files: dict[str, list[Path]]) -> Iterator[Row]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    image, label = entry.columns
     for split in SPLITS:
         for path in files[split]:
-            try:
-                if lacking := _lacking(entry, path):
-                    raise DataError(lacking)
-                with pq.ParquetFile(path) as file:
-                    row = 0
-                    for batch in file.iter_batches(1024, columns=[image, label]):
-                        for cell, value in zip(batch[image].to_pylist(), batch[label].to_pylist(), strict=True):
-                            yield split, cell["bytes"], value, f"{path}, row {row}"
-                            row += 1
-            except (pa.ArrowException, OSError) as error:
-                raise DataError(f"{path} is truncated or not a parquet file ({error}): get it again") from error
+            for (image, label), place in parquet.rows(path, entry.columns):
+                yield split, parquet.picture(image, place), label, place
 
 
 @functools.lru_cache
 def _has_objects(path: Path) -> bool:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        return set(OBJECTS) <= set(pq.read_schema(path).names)
-    except (pa.ArrowException, OSError):
-        return False  # what reads it says what is wrong with it
-
-
-def _lacking(entry: Entry, path: Path) -> str:
-    """What a file of pictures lacks, in words; nothing where it has the columns of images and of labels."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        columns = pq.read_schema(path).names
-    except (pa.ArrowException, OSError) as error:
-        return f"{path} is truncated or not a parquet file ({error}): get it again"
-    missing = sorted(set(entry.columns) - set(columns))
-    return f"{path} has no column {', '.join(missing)}; its columns are {', '.join(columns)}" if missing else ""
+    with suppress(DataError):  # what reads it says what is wrong with it
+        return set(OBJECTS) <= set(parquet.columns(path))
+    return False
 
 
 def from_hub(entry: Entry) -> Any:
@@ -335,7 +305,8 @@ def _hub_rows(entry: Entry) -> Iterator[Row]:
         rows = found[entry.hub_test if stored == "test" else stored].cast_column(image, datasets.Image(decode=False))
         for number, row in enumerate(rows):
             split = ("train", "test")[number % every == 0] if every else stored
-            yield split, row[image]["bytes"], row[label], f"{entry.hub}, {stored}, row {number}"
+            place = f"{entry.hub}, {stored}, row {number}"
+            yield split, parquet.picture(row[image], place), row[label], place
 
 
 def _digits() -> Iterator[Row]:
@@ -437,9 +408,7 @@ def opened(source: bytes | NDArray[np.uint8], place: str) -> Image.Image:
     return image
 
 
-def _image(source: bytes | NDArray[np.uint8] | None, size: int, place: str) -> NDArray[np.uint8]:
-    if source is None:
-        raise DataError(f"{place}: the image is a path without its bytes; embed the pictures, see CONTRIBUTING.md")
+def _image(source: bytes | NDArray[np.uint8], size: int, place: str) -> NDArray[np.uint8]:
     image = opened(source, place)
     if image.mode not in ("L", "RGB"):
         image = image.convert("RGB")

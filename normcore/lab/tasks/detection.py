@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..config import AVERAGE_PRECISIONS, RunConfig
 from ..errors import LabError, UsageError, unknown
-from . import datasets, instances
+from . import instances
 from .instances import Scene
 from .maskrcnn import C4, mask_rcnn, torchvision
 from .task import Batch, MakeNorm, Task
@@ -52,10 +52,9 @@ class Detection(Task):
 
     @classmethod
     def check(cls, config: RunConfig) -> None:
-        known = [name for name, entry in datasets.registry().items() if entry.instances]
-        for name, names in {"dataset": known, "model": list(MODELS)}.items():
-            if getattr(config, name) not in names:
-                raise unknown("set with objects" if name == "dataset" else name, getattr(config, name), names)
+        instances.find(config.dataset)
+        if config.model not in MODELS:
+            raise unknown("model", config.model, MODELS)
         for name in config.task_options.keys() - {FOLDS}:
             raise unknown("option of the task detection", name, [FOLDS])
         folds = config.task_options.get(FOLDS, 0)

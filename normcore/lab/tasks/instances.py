@@ -3,20 +3,31 @@
 
 import functools
 import hashlib
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from ..errors import DataError, UsageError
-from . import datasets, shapes
+from . import datasets, parquet, shapes
 from .datasets import OBJECTS
 
 GROUND = (124, 116, 104)  # behind a picture that is not square: ImageNet's mean colour
 Pixels = NDArray[np.uint8]
+
+
+class Row(NamedTuple):
+    """A picture as it is kept: it and its objects' numbers as files' bytes or as arrays, and where it stands."""
+
+    image: bytes | Pixels
+    numbers: bytes | Pixels
+    categories: list[int]
+    crowds: list[int]
+    place: str
 
 
 @dataclass(frozen=True)
@@ -47,13 +58,12 @@ class Instances:
     Args:
         name, size: as asked for.
         classes: of objects.
-        rows: (picture, numbers, categories, crowds) of every training picture, then of every test picture; pictures
-            and numbers as files' bytes, or as arrays.
+        rows: of every training picture, then of every test picture.
         train: so many are training pictures.
         origin: where it came from: ``embedded`` or ``NORMCORE_DATA``.
     """
 
-    def __init__(self, name: str, size: int, classes: int, rows: Sequence["Row"], train: int, origin: str) -> None:
+    def __init__(self, name: str, size: int, classes: int, rows: Sequence[Row], train: int, origin: str) -> None:
         self.name, self.size, self.classes, self.train, self.origin = name, size, classes, train, origin
         self._rows, self._scene = rows, functools.lru_cache(maxsize=1024)(self._decoded)
 
@@ -69,12 +79,16 @@ class Instances:
         return self._scene(number)
 
     def _decoded(self, number: int) -> Scene:
-        image, numbers, categories, crowds = self._rows[number]
-        place = f"{self.name}, picture {number}"
+        image, numbers, categories, crowds, place = self._rows[number]
         picture = datasets.opened(image, place).convert("RGB")
         mask = datasets.opened(numbers, place)
         if mask.size != picture.size:
             raise DataError(f"{place}: its mask has {mask.size} pixels, the picture {picture.size}; get it again")
+        if mask.mode != "L" or int(mask.getextrema()[1]) > len(categories):  # type: ignore[arg-type]
+            raise DataError(
+                f"{place}: of each pixel its mask has the number of its object in a byte (mode L), at most "
+                f"{len(categories)}, got the mode {mask.mode} and numbers to {np.asarray(mask).max()}; get it again"
+            )
         scale = self.size / max(picture.size)
         width, height = (max(1, round(side * scale)) for side in picture.size)
         square, objects = Image.new("RGB", (self.size, self.size), GROUND), Image.new("L", (self.size, self.size))
@@ -86,15 +100,27 @@ class Instances:
     def fingerprint(self) -> str:
         """Hash of all that was read; equal wherever a run saw the same data."""
         digest = hashlib.sha256()
-        for image, numbers, *objects in self._rows:
+        for image, numbers, categories, crowds, _ in self._rows:
             digest.update(image if isinstance(image, bytes) else image.data)
             digest.update(numbers if isinstance(numbers, bytes) else numbers.data)
-            digest.update(repr(objects).encode())
+            digest.update(repr([categories, crowds]).encode())
         return digest.hexdigest()[:16]
 
 
-# (picture, numbers of objects, their categories, whether they are crowds)
-Row = tuple[bytes | Pixels, bytes | Pixels, Sequence[int], Sequence[int]]
+def find(name: str) -> datasets.Entry:
+    """The registry's entry of a set with objects.
+
+    Raises:
+        UsageError: unknown name, or a set without objects.
+        DataError: a set of one's own that cannot be read.
+    """
+    entry = datasets.find(name)
+    if not entry.instances:
+        known = ", ".join(other for other, one in datasets.registry().items() if one.instances)
+        files = datasets.local_files(entry)
+        why = parquet.lacking(files["train"][0], OBJECTS) if files else ""
+        raise UsageError(f"{name} has no objects, as {known} have" + (f": {why}" if why else ""))
+    return entry
 
 
 @functools.lru_cache(maxsize=2)
@@ -105,61 +131,55 @@ def load(name: str, size: int) -> Instances:
         UsageError: unknown name, or a set without objects.
         DataError: not found, or damaged.
     """
-    entry = datasets.find(name)
-    if not entry.instances:
-        raise UsageError(f"{name} says of no pixel what object it is of, and objects are wanted")
+    entry = find(name)
     if entry.embedded:
         origin, rows = "embedded", {split: list(EMBEDDED[name](split)) for split in datasets.SPLITS}
     else:
         origin, rows = "NORMCORE_DATA", _stored(entry)
     datasets.check_items(entry, origin, {split: len(own) for split, own in rows.items()})
     every = [*rows["train"], *rows["test"]]
-    classes = entry.classes or 1 + max((c for _, _, categories, _ in every for c in categories), default=0)
+    classes = entry.classes or 1 + max((c for row in every for c in row.categories), default=0)
     return Instances(name, size, classes, every, len(rows["train"]), origin)
 
 
 def _stored(entry: datasets.Entry) -> dict[str, list[Row]]:
     """The rows of each split from the files of ``NORMCORE_DATA``."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     files = datasets.local_files(entry)
     if files is None:
         raise DataError(datasets.how_to_get(entry))
-    rows: dict[str, list[Row]] = {split: [] for split in files}
-    for split, paths in files.items():
-        for path in paths:
-            try:
-                with pq.ParquetFile(path) as file:
-                    if missing := sorted(set(OBJECTS) - set(file.schema_arrow.names)):
-                        raise DataError(f"{path} has no column {', '.join(missing)}, which pictures with objects have")
-                    table = file.read(columns=list(OBJECTS))
-            except (pa.ArrowException, OSError) as error:
-                raise DataError(f"{path} is truncated or not a parquet file ({error}): get it again") from error
-            rows[split] += [_row(entry, row, f"{path}, row {number}") for number, row in enumerate(table.to_pylist())]
-    return rows
+    return {
+        split: [_row(entry, cells, place) for path in paths for cells, place in parquet.rows(path, OBJECTS)]
+        for split, paths in files.items()
+    }
 
 
-def _row(entry: datasets.Entry, row: dict[str, Any], place: str) -> Row:
-    categories, crowds = row["category"], row["iscrowd"]
-    if len(categories) != len(crowds) or any(c < 0 or (entry.classes and c >= entry.classes) for c in categories):
-        limit = f"below {entry.classes}" if entry.classes else "from 0"
-        raise DataError(f"{place}: an object has a class {limit} and is a crowd or not, got {categories} and {crowds}")
-    return row["image"]["bytes"], row["mask"]["bytes"], categories, crowds
+def _row(entry: datasets.Entry, cells: list[Any], place: str) -> Row:
+    image, mask, categories, crowds = cells
+    limit = entry.classes or math.inf
+    if not (_integers(categories, limit) and _integers(crowds, 2) and len(categories) == len(crowds)):
+        wanted = f"below {entry.classes}" if entry.classes else "from 0"
+        raise DataError(f"{place}: an object has a class {wanted} and is a crowd or not, got {categories} and {crowds}")
+    return Row(parquet.picture(image, place), parquet.picture(mask, place), categories, crowds, place)
+
+
+def _integers(values: Any, limit: float) -> bool:
+    """Whether it is a list of integers from 0 to below the limit."""
+    return isinstance(values, list) and all(type(value) is int and 0 <= value < limit for value in values)
 
 
 def _drawn(split: str) -> Iterator[Row]:
     """One to three discs and squares on a noisy ground, each hiding those before it."""
     random = np.random.default_rng(datasets.SPLITS.index(split))
-    for _ in range({"train": 40, "test": 10}[split]):
+    for number in range({"train": 40, "test": 10}[split]):
         ground = random.uniform(90, 165, 3) + random.normal(0, 15, (shapes.SIZE, shapes.SIZE, 3))
         numbers = np.zeros(ground.shape[:2], np.uint8)
         categories = random.integers(2, size=random.integers(1, 4)).tolist()
-        for number, square in enumerate(categories, 1):
+        for own, square in enumerate(categories, 1):
             inside = shapes.mask(bool(square), random)
             ground[inside] += random.choice([-1, 1], 3) * random.uniform(40, 80, 3)
-            numbers[inside] = number
-        yield ground.clip(0, 255).round().astype(np.uint8), numbers, categories, [0] * len(categories)
+            numbers[inside] = own
+        picture, place = ground.clip(0, 255).round().astype(np.uint8), f"picture {number} of {split}"
+        yield Row(picture, numbers, categories, [0] * len(categories), place)
 
 
 #: the sets that come with normcore, and what makes a split's rows

@@ -124,7 +124,7 @@ def test_the_folds_are_all_pictures_and_each_seed_holds_out_another() -> None:
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
-        ({"dataset": "digits"}, "unknown set with objects 'digits'"),
+        ({"dataset": "digits"}, "digits has no objects, as drawn_objects, "),
         ({"model": "lenet5"}, "unknown model 'lenet5'"),
         ({"task_options": {"fold": 3}}, "unknown option of the task detection 'fold': did you mean folds"),
         ({"task_options": {"folds": 1}}, "at least 2 parts, got 1"),

@@ -1,6 +1,5 @@
 """Pictures with the objects in them."""
 
-import io
 from pathlib import Path
 from typing import Any
 
@@ -8,39 +7,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from numpy.typing import NDArray
-from PIL import Image
 
-from normcore.lab.errors import DataError, UsageError
+from normcore.lab.errors import DataError, LabError, UsageError
 from normcore.lab.tasks import datasets, instances
 
-
-def png(pixels: NDArray[np.uint8]) -> bytes:
-    content = io.BytesIO()
-    Image.fromarray(pixels).save(content, "PNG")
-    return content.getvalue()
-
-
-def picture(height: int, width: int, boxes: list[tuple[int, int, int, int]], **changes: Any) -> dict[str, Any]:
-    """A row of a file: a grey picture with an object in each of the boxes (left, top, right, bottom)."""
-    mask = np.zeros((height, width), np.uint8)
-    for number, (left, top, right, bottom) in enumerate(boxes, 1):
-        mask[top:bottom, left:right] = number
-    image = np.full((height, width, 3), 90, np.uint8)
-    return {
-        "image": {"bytes": png(image)}, "mask": {"bytes": png(mask)},
-        "category": [i % 2 for i in range(len(boxes))], "iscrowd": [0] * len(boxes), **changes,
-    }  # fmt: skip
+from ..helpers import png, with_objects, write_objects
 
 
 @pytest.fixture
 def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A set of one's own, of two training pictures and one test picture."""
-    folder = tmp_path / "own"
-    folder.mkdir()
-    rows = [picture(40, 80, [(10, 5, 30, 25), (50, 10, 70, 40)]), picture(80, 40, [(0, 0, 40, 80)])]
-    for split, own in (("train", rows), ("test", [picture(60, 60, [(6, 12, 18, 30)], iscrowd=[1])])):
-        pq.write_table(pa.Table.from_pylist(own), folder / f"{split}.parquet")
+    folder = write_objects(tmp_path / "own")
     monkeypatch.setenv("NORMCORE_DATA", str(tmp_path))
     instances.load.cache_clear()
     datasets._has_objects.cache_clear()
@@ -67,7 +44,7 @@ def test_the_longer_side_fits_and_the_rest_is_ground(written: Path) -> None:
 
 
 def test_an_object_that_is_left_without_a_pixel_is_none(written: Path) -> None:
-    rows = [picture(400, 400, [(0, 0, 100, 100), (7, 202, 8, 203)])] * 2
+    rows = [with_objects(400, 400, [(0, 0, 100, 100), (7, 202, 8, 203)])] * 2
     for split in ("train", "test"):
         pq.write_table(pa.Table.from_pylist(rows), written / f"{split}.parquet")
     assert instances.load("own", 20)[0].objects() == [1]
@@ -76,7 +53,7 @@ def test_an_object_that_is_left_without_a_pixel_is_none(written: Path) -> None:
 def test_the_fingerprint_is_of_all_that_was_read(written: Path) -> None:
     first = instances.load("own", 40).fingerprint
     assert instances.load("own", 20).fingerprint == first
-    pq.write_table(pa.Table.from_pylist([picture(60, 60, [(6, 12, 18, 31)])]), written / "test.parquet")
+    pq.write_table(pa.Table.from_pylist([with_objects(60, 60, [(6, 12, 18, 31)])]), written / "test.parquet")
     instances.load.cache_clear()
     assert instances.load("own", 40).fingerprint != first
 
@@ -85,35 +62,43 @@ def test_the_fingerprint_is_of_all_that_was_read(written: Path) -> None:
     ("changes", "why"),
     [
         ({"category": [0, 2]}, r"got \[0, 2\] and \[0\]"),
+        ({"category": None}, r"got None and \[0\]"),
+        ({"iscrowd": [None]}, r"got \[0\] and \[None\]"),
+        ({"image": None}, r"train\.parquet, row 0: a picture is its file's bytes, got NoneType"),
+        ({"mask": {"path": "mask.png"}}, r"row 0: a picture is its file's bytes, got a path, mask\.png"),
+        ({"mask": {"bytes": png(np.full((60, 60), 2, np.uint8))}}, "at most 1, got the mode L and numbers to 2"),
+        ({"mask": {"bytes": png(np.ones((60, 60, 3), np.uint8))}}, "at most 1, got the mode RGB and numbers to 1"),
         ({"category": [-1]}, r"an object has a class from 0 and is a crowd or not, got \[-1\]"),
-        ({"image": {"bytes": b"no picture"}}, "picture 0: not a readable image .*: get the file again"),
+        ({"image": {"bytes": b"no picture"}}, r"train\.parquet, row 0: not a readable image .*: get the file again"),
         ({"mask": {"bytes": png(np.ones((5, 7), np.uint8))}}, r"its mask has \(7, 5\) pixels, the picture \(60, 60\)"),
     ],
 )
 def test_what_cannot_be_is_refused_with_its_place(written: Path, changes: dict[str, Any], why: str) -> None:
-    row = picture(60, 60, [(6, 12, 18, 30)], **changes)
+    row = with_objects(60, 60, [(6, 12, 18, 30)], **changes)
     pq.write_table(pa.Table.from_pylist([row]), written / "train.parquet")
     with pytest.raises(DataError, match=why):
         instances.load("own", 40)[0]
 
 
-def test_a_truncated_file_is_named(written: Path) -> None:
-    path = written / "test.parquet"
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_truncated_file_is_named(split: str, written: Path) -> None:
+    path = written / f"{split}.parquet"
     path.write_bytes(path.read_bytes()[:-9])
-    with pytest.raises(DataError, match=r"test\.parquet is truncated or not a parquet file"):
+    with pytest.raises(DataError, match=rf"{split}\.parquet is truncated or not a parquet file"):
         instances.load("own", 40)
 
 
-def test_a_column_that_is_missing_is_named(written: Path) -> None:
-    row = picture(60, 60, [(6, 12, 18, 30)])
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_column_that_is_missing_is_named(split: str, written: Path) -> None:
+    row = with_objects(60, 60, [(6, 12, 18, 30)])
     del row["iscrowd"]
-    pq.write_table(pa.Table.from_pylist([row]), written / "test.parquet")
-    with pytest.raises(DataError, match=r"test\.parquet has no column iscrowd"):
+    pq.write_table(pa.Table.from_pylist([row]), written / f"{split}.parquet")
+    with pytest.raises(LabError, match=rf"{split}\.parquet has no column iscrowd"):
         instances.load("own", 40)
 
 
 def test_sets_of_images_of_one_class_are_no_sets_of_objects_and_the_other_way_round() -> None:
-    with pytest.raises(UsageError, match="digits says of no pixel what object it is of"):
+    with pytest.raises(UsageError, match=r"digits has no objects, as drawn_objects, penn_fudan, .* have"):
         instances.load("digits", 32)
     with pytest.raises(UsageError, match="drawn_objects has the objects in its pictures"):
         datasets.load("drawn_objects", 32)
