@@ -351,7 +351,7 @@ SMALLEST = {
     **{f"{probe}.{name}": size for probe in ("training_set", "recalibrated")
        for name, size in (("accuracy", 0.005), ("loss", 0.02))},
     **{f"{split}_{ap}": 0.005 for split in ("test", "validation") for ap in AVERAGE_PRECISIONS},
-    "adversarial.accuracy": 0.02, "adversarial.fooled": 0.02,
+    "steps.loss": 0.02, "steps.rise": 0.02, "adversarial.accuracy": 0.02, "adversarial.fooled": 0.02,
     **{f"mixture.{norm}": 0.02 for norm in ("in", "ln", "bn")},
 }  # fmt: skip
 SMALLEST_SHARE = 0.05  # of the size of what is compared

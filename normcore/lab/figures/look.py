@@ -71,7 +71,7 @@ VARIANT_STYLES = {
 _NAMED = {**STYLES, **VARIANT_STYLES}
 #: ending of a variant's name -> what it says of the normalizer before it (see ``catdog``), and its dash
 _ENDINGS = {"-head": (", BN behind", (0, (1, 1))), "-report": (", as run", (0, (4, 2))),
-            "-frozen": (", frozen", (0, (4, 2)))}  # fmt: skip
+            "-frozen": (", frozen", (0, (4, 2))), "-per-step": (", per step", (0, (4, 2)))}  # fmt: skip
 #: of other names: as far from those above and from each other as can be, to colour-blind readers as well
 _OTHER_COLORS = ("#f06683", "#3a6f3a", "#8691be", "#a105d6", "#d91278")
 _OTHER_LOOKS = zip(
@@ -184,7 +184,8 @@ def svg(figure: Figure, background: str | None = None, salt: str = "normcore") -
 
 
 #: what stands at the axes
-AXES = {"samples": "images seen", "batch_size": "batch size", "lr": "learning rate", "num_groups": "groups"}
+AXES = {"samples": "images seen", "batch_size": "batch size", "lr": "learning rate", "num_groups": "groups",
+        "time": "time step"}  # fmt: skip
 
 
 class Html(str):

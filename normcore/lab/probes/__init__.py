@@ -6,7 +6,7 @@ numbers are its own, so that a run is the same to the bit with probes and withou
 
 import copy
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from ...recalibration import recalibrate
 from ...surgery import averaging
 from ..config import OWN
 from ..tasks.outliers import KINDS
-from . import attacks, distributions, influence, landscape
+from . import attacks, distributions, influence, landscape, sequences
 from .landscape import Forward
 
 Row = dict[str, Any]
@@ -43,6 +43,9 @@ class Snapshot:
         lr: the learning rate.
         bounds: of images, what black and white are, (C, 1, 1) each.
         beside: networks of other runs, by the names that the run gives them.
+        steps: time steps of a sequence that is trained on, the longest.
+        long: makes batches of all sequences that are held out, longer ones among them.
+        trained: makes batches of all that is trained on.
     """
 
     model: nn.Module
@@ -57,6 +60,9 @@ class Snapshot:
     lr: float
     bounds: attacks.Bounds
     beside: Mapping[str, nn.Module]
+    steps: int
+    long: Callable[[], Iterable[tuple[Any, Tensor]]]
+    trained: Callable[[], Iterable[tuple[Any, Tensor]]]
 
 
 @torch.no_grad()
@@ -156,6 +162,18 @@ def mixture(at: Snapshot) -> list[Row]:
     ]
 
 
+@torch.no_grad()
+def time_steps(at: Snapshot) -> list[Row]:
+    """:func:`normcore.lab.probes.sequences.losses` of the sequences that are held out, in evaluation mode."""
+    return sequences.losses(at.forward, copy.deepcopy(at.model).eval(), at.long(), at.steps)
+
+
+@torch.no_grad()
+def statistics(at: Snapshot) -> list[Row]:
+    """:func:`normcore.lab.probes.sequences.errors` of running averages against all that is trained on."""
+    return sequences.errors(at.forward, copy.deepcopy(at.model).eval(), at.trained(), at.steps)
+
+
 def _medians(batches: Sequence[Sequence[Mapping[str, Any]]], *names: str) -> list[Row]:
     """The rows of one batch, each number the median over the batches; what is not a number has these names."""
     return [
@@ -168,6 +186,7 @@ PROBES: dict[str, Callable[[Snapshot], list[Row]]] = {
     "distributions": feature_distributions, "shift": covariate_shift, "smoothness": smoothness,
     "outliers": outlier_influence, "training_set": training_set, "mixture": mixture,
     "recalibrated": recalibrated, "gradients": gradients, "adversarial": adversarial,
+    "steps": time_steps, "statistics": statistics,
 }  # fmt: skip
 
 #: probe -> column -> values, a row of the probe at each place

@@ -447,9 +447,12 @@ class _Training:
             order = torch.randperm(len(task.items), generator=torch.Generator().manual_seed(0)).to(task.items.device)
             return [task.batch(task.items[i]) for i in order.split(self.config.batch_size)[: probes.BATCHES]]
 
+        def trained() -> Iterator[Batch]:
+            return map(task.batch, task.items.split(125))
+
         return probes.Snapshot(
             self.model, stepped, forward, first, mixed, scored, *held, task.foreign, self.config.lr, task.bounds,
-            self.beside,
+            self.beside, task.answers, task.long, trained,
         )  # fmt: skip
 
     def save(self, checkpoint: Path) -> None:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 #: name -> module and class, imported when a run asks for it
 TASKS = {
     "images": ("images", "ImageClassification"), "text": ("text", "NextCharacter"),
-    "detection": ("detection", "Detection"),
+    "lines": ("lines", "NextCharacterOfLine"), "detection": ("detection", "Detection"),
 }  # fmt: skip
 
 

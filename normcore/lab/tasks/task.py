@@ -1,7 +1,7 @@
 """What a network is trained to do: all that the training loop does not know."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
 import torch
@@ -95,6 +95,11 @@ class Task(ABC):
     @abstractmethod
     def batch(self, index: Tensor, held: bool = False) -> Batch:
         """The training items with these indices, or those that are held out; made without waiting for the device."""
+
+    def long(self) -> Iterator[Batch]:
+        """Batches of all that is held out, as long as the probe of time steps looks at it."""
+        for index in self.held_items.split(125):
+            yield self.batch(index, held=True)
 
     def arranged(self, order: Tensor, generator: torch.Generator) -> Tensor:
         """An epoch's order of the items, of the one that was drawn at random; batches are consecutive."""

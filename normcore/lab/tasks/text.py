@@ -2,7 +2,7 @@
 
 import functools
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
 from ..config import RunConfig
 from ..errors import DataError, UsageError, unknown
@@ -27,37 +28,46 @@ class NextCharacter(Task):
     """The next character at every position of a window, by cross-entropy (nats a character).
 
     The first nine tenths of the text are trained on, the last tenth is held out; both are cut into windows of
-    ``length`` characters (a task option). ``validation`` windows are the last ones of the training part.
+    ``length`` characters (a task option). ``validation`` windows are the last ones of the training part. What is read
+    step by step is looked at in windows of twice the length, too.
     """
 
     unit: ClassVar[str] = "windows"
+    probes: ClassVar[tuple[str, ...]] = (*Task.probes, "steps")
+    option: ClassVar[tuple[str, int]] = "length", LENGTH  # of the task, and what it is unless told otherwise
+    models: ClassVar[tuple[str, ...]] = "lstm", "transformer"
 
     def __init__(self, config: RunConfig, device: torch.device) -> None:
         super().__init__(config, device)
-        self.answers = int(config.task_options.get("length", LENGTH))
+        self.answers = int(config.task_options.get(*self.option))
         self.text = text = load(config.dataset)
         self.codes = torch.from_numpy(text.codes).long().to(device)
-        starts = torch.arange(0, len(text.codes) - self.answers, self.answers, device=device)
-        train = starts[starts + self.answers < text.train]
+        train, test = self._cut()
         kept = len(train) - config.validation
         if kept < config.batch_size:
             raise UsageError(
-                f"{config.dataset} has {len(train)} windows of {self.answers} characters to train on: too few for "
+                f"{config.dataset} has {len(train)} {self.unit} of {self.answers} characters to train on: too few for "
                 f"batch_size={config.batch_size} and validation={config.validation}"
             )
-        self.items, self.held_items = train[:kept], train[kept:] if config.validation else starts[starts >= text.train]
+        self.items, self.held_items = train[:kept], train[kept:] if config.validation else test
+
+    def _cut(self) -> tuple[Tensor, Tensor]:
+        """Where in the text each window begins that is trained on, and each that is not."""
+        starts = torch.arange(0, len(self.codes) - self.answers, self.answers, device=self.device)
+        return starts[starts + self.answers < self.text.train], starts[starts >= self.text.train]
 
     @classmethod
     def check(cls, config: RunConfig) -> None:
         texts = [name for name, entry in datasets.registry().items() if entry.text]
-        for name, names in {"dataset": texts, "model": MODELS}.items():
+        for name, names in {"dataset": texts, "model": cls.models}.items():
             if getattr(config, name) not in names:
                 raise unknown("text" if name == "dataset" else name, getattr(config, name), names)
-        for name in config.task_options.keys() - {"length"}:
-            raise unknown("option of the task text", name, ["length"])
-        length = config.task_options.get("length", LENGTH)
+        option, usual = cls.option
+        for name in config.task_options.keys() - {option}:
+            raise unknown(f"option of the task {config.task}", name, [option])
+        length = config.task_options.get(option, usual)
         if isinstance(length, bool) or not isinstance(length, int) or length < 1:
-            raise UsageError(f"length must be a number of characters, at least 1, got {length!r}")
+            raise UsageError(f"{option} must be a number of characters, at least 1, got {length!r}")
         for name in ("image_size", "outliers", "foreign"):
             if getattr(config, name):
                 raise UsageError(f"{name} is of images: a run on text has none, got {getattr(config, name)!r}")
@@ -75,8 +85,18 @@ class NextCharacter(Task):
         return MODELS[self.config.model](norm, len(self.text.alphabet), self.answers, **self.config.model_options)
 
     def batch(self, index: Tensor, held: bool = False) -> Batch:
-        windows = self.codes[index[:, None] + torch.arange(self.answers + 1, device=self.device)]
+        return self._windows(index, self.answers)
+
+    def _windows(self, starts: Tensor, length: int) -> Batch:
+        windows = self.codes[starts[:, None] + torch.arange(length + 1, device=self.device)]
         return windows[:, :-1], windows[:, 1:]
+
+    def long(self) -> Iterator[Batch]:
+        length = self.answers * (2 if self.config.model == "lstm" else 1)  # a transformer has no later positions
+        first, last = int(self.held_items[0]), int(self.held_items[-1])
+        starts = torch.arange(first, last + self.answers - length + 1, length, device=self.device)
+        for some in starts.split(125):
+            yield self._windows(some, length)
 
     def provenance(self) -> dict[str, Any]:
         return {"fingerprint": self.text.fingerprint, "origin": self.text.origin, "characters": len(self.text.codes)}
@@ -150,6 +170,28 @@ def _descriptions() -> str:
     return "".join(path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.rst")))
 
 
+class PerStep(nn.ModuleList):
+    """A normalizer for every time step, with running averages of its own and one scale and shift for all; a step beyond
+    the last takes the last's (Cooijmans et al. 2017, sections 3 and 4).
+
+    Args:
+        norm: makes a normalizer.
+        channels: of a step.
+        steps: so many have their own.
+    """
+
+    def __init__(self, norm: MakeNorm, channels: int, steps: int) -> None:
+        super().__init__(norm(channels) for _ in range(steps))
+        first, *others = self
+        for layer in others:
+            for name, shared in first.named_parameters(recurse=False):
+                setattr(layer, name, shared)
+
+    def at(self, step: int) -> nn.Module:
+        """The normalizer of a time step, from 0 on."""
+        return self[min(step, len(self) - 1)]
+
+
 class LSTM(nn.Module):
     r"""One layer of LSTM (Hochreiter & Schmidhuber 1997) with a normalizer at every step, as Cooijmans et al. 2017,
     equations 6 to 8, and Ba, Kiros & Hinton 2016 have it:
@@ -158,37 +200,78 @@ class LSTM(nn.Module):
               c_t = \sigma(f) c_{t-1} + \sigma(i) \tanh(g), \quad h_t = \sigma(o) \tanh(N_c(c_t))
 
     A normalizer is given the channels of a batch at one step, (N, C), and is the same one at every step: where it
-    keeps running averages, those are over all steps.
+    keeps running averages, those are over all steps, unless told otherwise.
 
     Args:
         norm: makes a normalizer.
         characters: of the alphabet.
-        length: unused; any length is read.
+        length: of what is trained on; any length is read.
         width: units.
+        per_step: whether each of the first ``length`` steps has running averages of its own; see :class:`PerStep`.
+        scale: what the normalizers' scales start at; Cooijmans et al. have 0.1.
     """
 
-    def __init__(self, norm: MakeNorm, characters: int, length: int, width: int = 128) -> None:
+    def __init__(
+        self, norm: MakeNorm, characters: int, length: int, width: int = 128, per_step: bool = False, scale: float = 1.0
+    ) -> None:
         super().__init__()
+
+        def normalizer(channels: int) -> nn.Module:
+            layer = PerStep(norm, channels, length) if per_step else norm(channels)
+            for name, values in layer.named_parameters():
+                if scale != 1 and name.endswith("weight"):
+                    nn.init.constant_(values, scale)
+            return layer
+
         self.width = width
         self.embedding = nn.Embedding(characters, width)
         self.input, self.hidden = nn.Linear(width, 4 * width), nn.Linear(width, 4 * width, bias=False)
-        self.norm_input, self.norm_hidden, self.norm_cell = norm(4 * width), norm(4 * width), norm(width)
+        self.norm_input, self.norm_hidden, self.norm_cell = map(normalizer, (4 * width, 4 * width, width))
         self.head = nn.Linear(width, characters)
         with torch.no_grad():
             self.input.bias[:width] = 1.0  # remember at first (Jozefowicz, Zaremba & Sutskever 2015)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Scores (N, characters, T) of what follows each of the characters x, (N, T)."""
-        from_input = F.linear(self.embedding(x), self.input.weight)
-        h = c = from_input.new_zeros(len(x), self.width)
+    def forward(self, x: Tensor | PackedSequence) -> Tensor:
+        """Scores of what follows each of the characters.
+
+        Args:
+            x: characters, (N, T); or of sequences of different lengths, packed, L in all. Then a step is that of the
+                sequences that are not at their end; where one alone is left, which has no statistics of a batch, it is
+                normalized as in evaluation mode.
+
+        Returns:
+            (N, characters, T); or (L, characters).
+        """
+        packed = isinstance(x, PackedSequence)
+        from_input = F.linear(self.embedding(x.data), self.input.weight)
+        steps = from_input.split(x.batch_sizes.tolist()) if isinstance(x, PackedSequence) else from_input.unbind(1)
+        h = c = from_input.new_zeros(len(steps[0]), self.width)
         states = []
-        for at_step in from_input.unbind(1):
-            gates = self.norm_hidden(self.hidden(h)) + self.norm_input(at_step) + self.input.bias
+        for step, at_step in enumerate(steps):
+            if len(at_step) < len(h):
+                h, c = h[: len(at_step)], c[: len(at_step)]
+            left_alone = packed and len(at_step) == 1
+            norm_input, norm_hidden, norm_cell = (
+                functools.partial(_normalized, layer, step, left_alone)
+                for layer in (self.norm_input, self.norm_hidden, self.norm_cell)
+            )
+            gates = norm_hidden(self.hidden(h)) + norm_input(at_step) + self.input.bias
             forget, enter, leave, new = gates.chunk(4, 1)
             c = torch.sigmoid(forget) * c + torch.sigmoid(enter) * torch.tanh(new)
-            h = torch.sigmoid(leave) * torch.tanh(self.norm_cell(c))
+            h = torch.sigmoid(leave) * torch.tanh(norm_cell(c))
             states.append(h)
-        return self.head(torch.stack(states, 1)).movedim(-1, 1)
+        return self.head(torch.cat(states)) if packed else self.head(torch.stack(states, 1)).movedim(-1, 1)
+
+
+def _normalized(layer: nn.Module, step: int, alone: bool, x: Tensor) -> Tensor:
+    """x, (N, C), by the layer of a step; what is ``alone`` as in evaluation mode."""
+    own = layer.at(step) if isinstance(layer, PerStep) else layer
+    if not (alone and own.training):
+        return own(x)
+    own.eval()
+    y: Tensor = own(x)
+    own.train()
+    return y
 
 
 class Tokenwise(nn.Module):

@@ -333,7 +333,8 @@ def _named(variant: Variant) -> str:
 
 #: option that is true or false -> what a network is with it, and without
 _EITHER = {"norm_first": ("before the activation", "behind the activation"), "noise": ("with noise", "without noise"),
-           "frozen": ("frozen", "not frozen"), "he": ("He's initialization", "torch's initialization")}  # fmt: skip
+           "frozen": ("frozen", "not frozen"), "he": ("He's initialization", "torch's initialization"),
+           "per_step": ("statistics of each step", "statistics of all steps")}  # fmt: skip
 
 
 def _option(name: str, value: Any) -> str:
@@ -496,12 +497,15 @@ _READ = {
     "distributions.apart": "distance between the layers", "smoothness.beta": "effective smoothness (beta)",
     "smoothness.loss_range": "range of the loss along the gradient",
     "smoothness.gradient_change": "change of the gradient along it",
+    "steps.rise": "rise of the loss above the first tenth of the time steps",
+    "statistics.mean": "error of the running mean", "statistics.var": "error of the running variance",
     **{f"mixture.{norm}": f"share of {label(norm)}'s statistics" for norm in ("in", "ln", "bn")},
 }  # fmt: skip
 #: which rows of a probe -> what a reader is told
 _WITHIN = {
     "mode=step": "after a step", "mode=train": "in training", "mode=eval": "at evaluation",
-    "of=mean": "in the mean", "of=var": "in the variance",
+    "of=mean": "in the mean", "of=var": "in the variance", "stretch=last": "in the last tenth",
+    "stretch=beyond": "beyond the last",
 }  # fmt: skip
 
 

@@ -26,7 +26,7 @@ from normcore.lab.runs.store import Run, Store
 from normcore.lab.runs.sweep import sweep
 from normcore.lab.runs.training import train
 from normcore.lab.tasks import datasets, outliers
-from normcore.lab.tasks.images import splits
+from normcore.lab.tasks.images import ImageClassification, splits
 
 from ..helpers import config, network, resumed
 
@@ -39,7 +39,8 @@ def short_attacks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 CPU = torch.device("cpu")
-ALL = dict.fromkeys(PROBES, 3)
+OF_IMAGES = ImageClassification.probes
+ALL = dict.fromkeys(OF_IMAGES, 3)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -95,7 +96,7 @@ def test_a_run_with_all_probes_is_to_the_bit_the_run_without(name: str) -> None:
     assert looked_into.curves == plain.curves
     assert looked_into.final == plain.final
     assert plain.probes == {}
-    assert set(looked_into.probes) == set(PROBES)
+    assert set(looked_into.probes) == set(OF_IMAGES)
 
 
 def test_with_held_out_images_too() -> None:
@@ -107,7 +108,7 @@ def test_with_held_out_images_too() -> None:
 @pytest.mark.parametrize("name", ["vbn", "fourconv with noise", "noisy images"])
 def test_the_same_run_has_the_same_probes_whatever_else_is_probed(name: str) -> None:
     together = train(probed(**NETWORKS[name]), CPU)
-    for probe in PROBES:
+    for probe in OF_IMAGES:
         alone = train(probed(**NETWORKS[name], probes={probe: 6}), CPU)
         for step in (0, 6):
             assert rows(alone, probe, step) == rows(together, probe, step)
@@ -115,7 +116,7 @@ def test_the_same_run_has_the_same_probes_whatever_else_is_probed(name: str) -> 
 
 @pytest.mark.parametrize("name", ["bn", "brn", "fourconv with noise", "dropout", "noisy images"])
 def test_a_resumed_run_has_the_probes_of_one_that_never_stopped(tmp_path: Path, name: str) -> None:
-    wanted = probed(**NETWORKS[name], log_every=1, probes=dict.fromkeys(PROBES, 4))
+    wanted = probed(**NETWORKS[name], log_every=1, probes=dict.fromkeys(OF_IMAGES, 4))
     whole = train(wanted, CPU)
     run, stops = resumed(wanted, tmp_path / "run.pt")
     assert stops == 5
@@ -222,7 +223,7 @@ def taken(probe: str, at: Snapshot, step: int = 7) -> dict[str, list[Any]]:
     return into[probe]
 
 
-@pytest.mark.parametrize("probe", PROBES)
+@pytest.mark.parametrize("probe", OF_IMAGES)
 @pytest.mark.parametrize("name", ["bn", "brn", "vbn", "fourconv with noise", "dropout"])
 def test_a_probe_leaves_the_network_and_the_random_numbers_as_they_are(probe: str, name: str) -> None:
     at = snapshot(2, **NETWORKS[name])
@@ -458,7 +459,7 @@ def test_the_mixture_is_what_each_switchable_layer_has_learned() -> None:
 def test_numbers_that_are_not_finite_are_kept_as_none() -> None:
     wanted = config(
         norm="none", optimizer="sgd", lr=1e9, steps=40, log_every=7, eval_every=40, model="fourconv",
-        probes=dict.fromkeys(PROBES, 3),
+        probes=dict.fromkeys(OF_IMAGES, 3),
     )  # fmt: skip
     run = train(wanted, CPU)
     assert run.status == "diverged"
@@ -483,7 +484,7 @@ def test_numbers_are_kept_to_five_digits_and_the_rest_as_it_is(monkeypatch: pyte
 def test_a_result_with_probes_is_a_small_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of each time of all probes, on the network of four convolutions: the book's runs have eleven."""
     monkeypatch.setenv("NORMCORE_RESULTS", str(tmp_path))
-    run = train(probed(model="fourconv", steps=2, eval_every=1, log_every=1, probes=dict.fromkeys(PROBES, 1)), CPU)
+    run = train(probed(model="fourconv", steps=2, eval_every=1, log_every=1, probes=dict.fromkeys(OF_IMAGES, 1)), CPU)
     assert len(run.probes["smoothness"]["step"]) == 3
     store = Store("trial")
     store.put(run)

@@ -45,6 +45,17 @@ def test_a_window_is_followed_by_its_characters_and_none_is_in_both_parts() -> N
     assert whole.train == len(characters) * 9 // 10
 
 
+def test_the_probe_of_steps_looks_at_windows_of_twice_the_length_where_there_are_later_positions() -> None:
+    for model, length in (("lstm", 32), ("transformer", 16)):
+        task = NextCharacter(config(model=model), CPU)
+        parts = list(task.long())
+        x, y = (torch.cat(whole) for whole in zip(*parts, strict=True))
+        assert x.shape == (len(task.held_items) * 16 // length, length)
+        start = int(task.held_items[0])
+        assert torch.equal(x.flatten(), task.codes[start : start + x.numel()])
+        assert torch.equal(y.flatten(), task.codes[start + 1 : start + 1 + x.numel()])
+
+
 def test_what_is_held_out_for_validation_is_the_end_of_what_is_trained_on() -> None:
     whole, part = NextCharacter(config(), CPU), NextCharacter(config(validation=10), CPU)
     assert torch.equal(torch.cat([part.items, part.held_items]), whole.items)

@@ -871,3 +871,66 @@ def test_how_pixels_become_numbers_can_matter_or_not(
     judged = judged_by("S3-06", found, monkeypatch)
     assert judged.verdict == verdict, judged.reason
     assert all(part.seeds == 5 for part in (*judged.parts, *judged.also))
+
+
+# --- what a recurrent network can show ----------------------------------------------------------------------
+
+
+def reading(ln: float, bn: float, gn: float, late: float = 0.0, beyond: float = 0.0) -> Callable[[RunConfig], Found]:
+    """How far the loss with each normalizer is below that without, and what BN loses at late steps and beyond: in its
+    averages, and against the others."""
+
+    def found(wanted: RunConfig) -> Found:
+        gains = {"ln": ln, "bn": bn, "gn": gn}
+        loss = 1.8 - gains.get(wanted.norm, 0.0) + 0.1 * abs(math.log10(wanted.lr / 0.01))
+        lost = {"last": late, "beyond": beyond}
+        noise = np.random.default_rng(int(wanted.key, 16)).normal(0, 1e-3)
+        kept = wanted.model_options["per_step"]
+        rows = [
+            {
+                "time": time,
+                "stretch": stretch,
+                "sequences": 9,
+                "loss": loss,
+                "rise": noise + lost.get(stretch, 0.0) * kept,
+            }
+            for time, stretch in enumerate(("first", "last", "beyond"))
+        ]
+        averages = [
+            {
+                "time": time,
+                "stretch": stretch,
+                "sequences": 9,
+                "batches": 9,
+                "mean": 0.1 + noise + error,
+                "var": 0.2 + noise + error,
+            }
+            for time, (stretch, error) in enumerate((("first", 0.0), ("last", late)))
+        ]
+        return {"loss": loss, "jitter": 0.0, "steps": rows, **({"statistics": averages} if kept else {})}  # fmt: skip
+
+    return found
+
+
+@pytest.mark.parametrize(
+    ("ln", "bn", "gn", "verdict"),
+    [(0.1, 0.0, -0.1, SUPPORTED), (0.1, 0.0, 0.1, MIXED), (-0.1, 0.1, 0.1, REFUTED), (0.1, 0.2, -0.1, MIXED)],
+)
+def test_ln_can_be_the_only_one_that_is_of_use_in_a_recurrent_network_or_not(
+    ln: float, bn: float, gn: float, verdict: str, monkeypatch: pytest.MonkeyPatch, store: Path
+) -> None:
+    judged = judged_by("S2-03", reading(ln, bn, gn), monkeypatch)
+    assert judged.verdict == verdict, judged.reason
+    assert all(part.seeds == 5 for part in (*judged.parts, *judged.also))
+
+
+@pytest.mark.parametrize(
+    ("late", "beyond", "verdict"),
+    [(0.1, 0.1, SUPPORTED), (-0.09, -0.1, REFUTED), (0.1, -0.1, MIXED), (0.0, 0.0, INCONCLUSIVE)],
+)
+def test_statistics_of_late_steps_can_be_poor_or_not(
+    late: float, beyond: float, verdict: str, monkeypatch: pytest.MonkeyPatch, store: Path
+) -> None:
+    judged = judged_by("S2-07", reading(0.1, 0.0, 0.0, late, beyond), monkeypatch)
+    assert judged.verdict == verdict, judged.reason
+    assert all(part.seeds == 5 for part in (*judged.parts, *judged.also))
