@@ -29,7 +29,7 @@ with open("book/advice.yml", encoding="utf-8") as advice:
     LAYERS = list(yaml.safe_load(advice))
 GENERATED = [
     *("front.md", "documents.md", "cite.md", "claims.md", "guide.md", "newcomers.md", "newcomers_standing.md", "status.md", "speed.md"),
-    *("catdog.md", "catdog_overview.md", "promises.md", "reference-batch.md", "explorer.md", "beside.md", "statistics.md", "faults.md", "verdicts.json"),
+    *("catdog.md", "catdog_overview.md", "promises.md", "reference-batch.md", "networks.md", "what-else.md", "explorer.md", "beside.md", "statistics.md", "faults.md", "verdicts.json"),
 ]
 MATHJAX = "book/_assets/mathjax/tex-chtml.js"
 

@@ -209,7 +209,8 @@ def _measured(judged: Judged) -> str:
 # --- the page of a study ---------------------------------------------------------------------------------
 
 
-CHAPTERS = {"catdog": "S0", "promises": "S4", "reference-batch": "S1"}  # page -> the document that it is about
+#: page -> the document that it is about
+CHAPTERS = {"catdog": "S0", "promises": "S4", "reference-batch": "S1", "networks": "S2", "what-else": "S3"}
 
 
 def study(judged: Sequence[Judged], chapter: str) -> str:
@@ -230,7 +231,8 @@ def study(judged: Sequence[Judged], chapter: str) -> str:
     shown = []
     for experiment in parts:
         profile, runs = experiment.published_runs()
-        setting = {f"{r.config.image_size} pixels, {r.config.steps:,} steps" for r in runs}
+        sizes = {(f"{r.config.image_size} pixels, " if r.config.image_size else "", r.config.steps) for r in runs}
+        setting = {f"{pixels}{steps:,} steps" for pixels, steps in sizes}
         seeds = len({r.config.seed for r in runs})
         shown.append([f"[{experiment.title}]({experiment.page}.ipynb)", f"`{profile}`", "; ".join(sorted(setting)),
                       seeds or "", len(runs) or "none"])  # fmt: skip
@@ -239,7 +241,7 @@ def study(judged: Sequence[Judged], chapter: str) -> str:
         f"Of its {len(own)} statements: {_said(Counter(j.verdict for j in own))}.{beside}",
         markdown.div("nc-rows", markdown.table(["", "statement", "verdict", "judged by"], rows)),
         "What the experiments show at the moment:",
-        markdown.table(["experiment", "profile", "images", "seeds", "runs"], shown, "lllrr"),
+        markdown.table(["experiment", "profile", "size", "seeds", "runs"], shown, "lllrr"),
     ])  # fmt: skip
 
 
