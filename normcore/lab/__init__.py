@@ -37,6 +37,7 @@ if TYPE_CHECKING:  # for type checkers and editors
         draw_ranking,
         draw_ridges,
         draw_settings,
+        draw_surface,
     )
     from .figures.curves import interactive_curves
     from .figures.look import STYLES, label, panel, show, tabulate
@@ -60,7 +61,7 @@ _NAMES = {
     "config": ["RunConfig", "grid"],
     "figures.anatomy": ["describe", "draw_axes"],
     "figures.charts": ["draw_against", "draw_heat", "draw_measures", "draw_pairs", "draw_plane", "draw_ranking",
-                       "draw_ridges", "draw_settings"],
+                       "draw_ridges", "draw_settings", "draw_surface"],
     "figures.curves": ["interactive_curves"],
     "figures.look": ["STYLES", "label", "panel", "show", "tabulate"],
     "figures.moments": ["activations", "show_moments"],

@@ -332,6 +332,26 @@ def draw_settings(table: pd.DataFrame, *, x: str, y: str, title: str, by: str = 
     return figure
 
 
+def draw_surface(frame: pd.DataFrame, name: str) -> Chart:
+    """A panel with the contours of a loss on a plane, at powers of two; in the middle is the network.
+
+    Args:
+        frame: ``x``, ``y`` and ``loss`` (nats), of one network.
+        name: its normalizer, in whose colour it is drawn.
+    """
+    look, losses = style(name), frame.pivot_table(index="y", columns="x", values="loss")
+    with panel(2.8, 2.9) as (figure, axes):
+        figure.numbers = frame[["x", "y", "loss"]]
+        if len(losses):
+            powers = range(math.ceil(math.log2(losses.min().min())), math.floor(math.log2(losses.max().max())) + 1)
+            lines = axes.contour(losses.columns, losses.index, losses, levels=[2.0**power for power in powers],
+                                 colors=look.color, linewidths=1)  # fmt: skip
+            axes.clabel(lines, fmt="%g", fontsize=8)
+        axes.plot(0, 0, look.marker, color=look.color, markersize=6)
+        axes.set(title=look.label, xlabel="one direction", ylabel="another", aspect="equal")
+    return figure
+
+
 def draw_against(numbers: pd.DataFrame, source: Sequence[float], *, y: str) -> Figure:
     """A panel of one normalizer: our means with intervals by epoch, and a source's values for epochs 1, 2, ...
 

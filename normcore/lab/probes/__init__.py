@@ -19,7 +19,7 @@ from ...recalibration import recalibrate
 from ...surgery import averaging
 from ..config import OWN
 from ..tasks.outliers import KINDS
-from . import attacks, distributions, influence, landscape, sequences
+from . import attacks, distributions, influence, landscape, sequences, similarity, surface
 from .landscape import Forward
 
 Row = dict[str, Any]
@@ -174,6 +174,18 @@ def statistics(at: Snapshot) -> list[Row]:
     return sequences.errors(at.forward, copy.deepcopy(at.model).eval(), at.trained(), at.steps)
 
 
+@torch.no_grad()
+def features_alike(at: Snapshot) -> list[Row]:
+    """:func:`normcore.lab.probes.similarity.similarity` of held images, in evaluation mode."""
+    networks = {name: copy.deepcopy(network).eval() for name, network in {OWN: at.model, **at.beside}.items()}
+    return similarity.similarity(at.forward, networks.pop(OWN), networks, at.held)
+
+
+def around(at: Snapshot) -> list[Row]:
+    """:func:`normcore.lab.probes.surface.surface` of training images drawn at random."""
+    return surface.surface(at.forward, at.model, at.mixed())
+
+
 def _medians(batches: Sequence[Sequence[Mapping[str, Any]]], *names: str) -> list[Row]:
     """The rows of one batch, each number the median over the batches; what is not a number has these names."""
     return [
@@ -186,7 +198,7 @@ PROBES: dict[str, Callable[[Snapshot], list[Row]]] = {
     "distributions": feature_distributions, "shift": covariate_shift, "smoothness": smoothness,
     "outliers": outlier_influence, "training_set": training_set, "mixture": mixture,
     "recalibrated": recalibrated, "gradients": gradients, "adversarial": adversarial,
-    "steps": time_steps, "statistics": statistics,
+    "steps": time_steps, "statistics": statistics, "similarity": features_alike, "surface": around,
 }  # fmt: skip
 
 #: probe -> column -> values, a row of the probe at each place

@@ -40,7 +40,9 @@ class ImageClassification(Task):
     """
 
     unit: ClassVar[str] = "images"
-    probes: ClassVar[tuple[str, ...]] = (*Task.probes, "distributions", "outliers", "adversarial")
+    probes: ClassVar[tuple[str, ...]] = (
+        *Task.probes, "distributions", "outliers", "adversarial", "similarity", "surface",
+    )  # fmt: skip
 
     def __init__(self, config: RunConfig, device: torch.device, dataset: datasets.Dataset | None = None) -> None:
         super().__init__(config, device)

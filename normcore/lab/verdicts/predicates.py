@@ -497,6 +497,7 @@ _READ = {
     "distributions.apart": "distance between the layers", "smoothness.beta": "effective smoothness (beta)",
     "smoothness.loss_range": "range of the loss along the gradient",
     "smoothness.gradient_change": "change of the gradient along it",
+    "similarity.cosine": "cosine similarity of features", "surface.rise": "rise of the loss around the weights",
     "steps.rise": "rise of the loss above the first tenth of the time steps",
     "statistics.mean": "error of the running mean", "statistics.var": "error of the running variance",
     **{f"mixture.{norm}": f"share of {label(norm)}'s statistics" for norm in ("in", "ln", "bn")},
@@ -505,7 +506,7 @@ _READ = {
 _WITHIN = {
     "mode=step": "after a step", "mode=train": "in training", "mode=eval": "at evaluation",
     "of=mean": "in the mean", "of=var": "in the variance", "stretch=last": "in the last tenth",
-    "stretch=beyond": "beyond the last",
+    "stretch=beyond": "beyond the last", "of=inputs": "of different images", "of=layers": "of different layers",
 }  # fmt: skip
 
 
@@ -838,6 +839,38 @@ def interacts(
                         runs=tuple(every)))  # fmt: skip
 
 
+def sets_apart(
+    runs: Sequence[Run], says: str, metric: str, among: Sequence[Variant], *, share: float = 0.5,
+    where: Mapping[str, Any] | None = None, **within: Any,
+) -> Part:  # fmt: skip
+    """Of the variance of the metric more than this share lies between these variants (``among``), and less between the
+    seeds of one: the intraclass correlation, by the F test and with the interval of a one-way layout (Searle 1971)."""
+    chosen = [select(runs, variant, where) for variant in among]
+    every = [run for own in chosen for run in own]
+    read = _reader(metric, within, every)
+    wide = pd.concat([_by_seed(own, read, metric) for own in chosen], axis=1).dropna()
+    measured = f"share of the variance of {_words(metric)} that lies between {_several(among)}"
+    if wide.empty:
+        raise Lacking(f"{measured}: no seed has it")
+    table = _at_look(wide).to_numpy()
+    n, k = table.shape
+    df = (k - 1, k * (n - 1))
+    between_ = n * float(((table.mean(axis=0) - table.mean()) ** 2).sum()) / df[0]
+    inside = float(((table - table.mean(axis=0)) ** 2).sum()) / df[1] if df[1] else math.nan
+    ratio = between_ / inside if inside > 0 else math.inf
+    at_bound = ratio / (1 + n * share / (1 - share))
+    holds, fails = (float(of(*df, at_bound)) if df[1] else 1.0 for of in (special.fdtrc, special.fdtr))
+
+    def correlation(f: float) -> float:
+        return 1.0 if math.isinf(f) else (f - 1) / (f - 1 + n)
+
+    tail = (1 - CONFIDENCE) / 2
+    low, high = (correlation(ratio / float(special.fdtri(*df, q))) if df[1] else math.nan for q in (1 - tail, tail))
+    effect = Interval(correlation(ratio) if df[1] else math.nan, low, high, n)
+    return _judged(Part(says, measured, effect, len(wide), INCONCLUSIVE, holds=holds, fails=fails,
+                        inside=effect.mean > share, runs=tuple(every)))  # fmt: skip
+
+
 def ranks(
     runs: Sequence[Run], says: str, metric: str, by: str, among: Sequence[Variant], *, low: float = -math.inf,
     high: float = math.inf, where: Mapping[str, Any] | None = None, **within: Any,
@@ -972,7 +1005,8 @@ def takes_less(found: Mapping[str, Any], says: str, a: str, b: str, share: float
 PREDICATES: dict[str, Predicate] = {
     "lower": lower, "higher": higher, "alike": alike, "rate_higher": rate_higher, "between": between, "mostly": mostly,
     "stretches": stretches, "predicts": predicts, "trend": trend, "contrast": contrast, "gains": gains,
-    "gains_less": gains_less, "interacts": interacts, "ranks": ranks, "stands_out": stands_out, "regret": regret,
+    "gains_less": gains_less, "interacts": interacts, "sets_apart": sets_apart, "ranks": ranks,
+    "stands_out": stands_out, "regret": regret,
 }  # fmt: skip
 #: over the numbers of a definition
 EXACT_PREDICATES: dict[str, Predicate] = {"equals": equals, "exceeds": exceeds}

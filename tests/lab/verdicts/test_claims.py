@@ -934,3 +934,44 @@ def test_statistics_of_late_steps_can_be_poor_or_not(
     judged = judged_by("S2-07", reading(0.1, 0.0, 0.0, late, beyond), monkeypatch)
     assert judged.verdict == verdict, judged.reason
     assert all(part.seeds == 5 for part in (*judged.parts, *judged.also))
+
+
+# --- what features can show ---------------------------------------------------------------------------------
+
+
+def felt(images: float, layers: float, rise: float) -> Callable[[RunConfig], Found]:
+    """How much each normalizer changes the cosine of images and the alignment of layers, and the logarithm of the rise
+    of the loss, from one normalizer to the next."""
+
+    def found(wanted: RunConfig) -> Found:
+        place = ["none", "bn", "ln", "gn"].index(wanted.norm)
+        if wanted.steps:
+            return {"accuracy": tuned(wanted, 0.8, 0.003)}
+        noise = np.random.default_rng(int(wanted.key, 16)).normal(0, 0.1)
+        alike = [{"of": "inputs", "layer": 1, "cosine": 0.5 + images * bool(place)},
+                 {"of": "layers", "layer": 1, "cosine": 0.7 + layers * bool(place)}]  # fmt: skip
+        rises = [{"radius": str(radius), "rise": 2 ** (rise * place + noise)} for radius in (0.25, 0.5, 1.0)]
+        return {"similarity": alike, "surface": rises}
+
+    return found
+
+
+@pytest.mark.parametrize(
+    ("images", "layers", "verdict"),
+    [(0.1, -0.1, SUPPORTED), (0.0, 0.0, REFUTED), (-0.1, 0.0, MIXED)],
+)
+def test_normalizers_can_change_how_alike_features_are_or_not(
+    images: float, layers: float, verdict: str, monkeypatch: pytest.MonkeyPatch, store: Path
+) -> None:
+    judged = judged_by("S3-09", felt(images, layers, 0), monkeypatch)
+    assert judged.verdict == verdict, judged.reason
+    assert all(part.seeds == 5 for part in judged.parts)
+
+
+@pytest.mark.parametrize(("rise", "verdict"), [(1.0, SUPPORTED), (0.0, REFUTED)])
+def test_a_picture_of_the_loss_can_tell_normalizers_apart_or_not(
+    rise: float, verdict: str, monkeypatch: pytest.MonkeyPatch, store: Path
+) -> None:
+    judged = judged_by("S3-10", felt(0, 0, rise), monkeypatch)
+    assert judged.verdict == verdict, judged.reason
+    assert all(part.seeds == 5 for part in (*judged.parts, *judged.also))

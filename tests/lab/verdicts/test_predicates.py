@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scipy.stats import fisher_exact
+from scipy.stats import f_oneway, fisher_exact
 
 from normcore.lab.errors import UsageError
 from normcore.lab.runs.store import Run
@@ -36,6 +36,7 @@ from normcore.lab.verdicts.predicates import (
     rate_higher,
     regret,
     select,
+    sets_apart,
     stands_out,
     stretches,
     takes_less,
@@ -616,6 +617,35 @@ def test_the_interaction_s_p_value_is_that_of_a_paired_t_test_where_there_are_tw
     assert found.holds == pytest.approx(over_looks(values.p), rel=0.2)  # the other is moderated where it can be
 
 
+@pytest.mark.parametrize(("step", "verdict"), [(0.5, SUPPORTED), (0.0, REFUTED), (0.12, INCONCLUSIVE)])
+def test_variants_are_set_apart_where_they_differ_more_than_seeds(step: float, verdict: str) -> None:
+    """By the share of the variance that lies between them, of the one-way analysis of variance."""
+    values = {size: [step * i + wobble for wobble in np.roll([-0.2, -0.1, 0.0, 0.1, 0.2], i)]
+              for i, size in enumerate(SIZES)}  # fmt: skip
+    runs = [run for size, own in values.items() for run in flat("bn", own, batch_size=size)]
+    among = [{"batch_size": size} for size in SIZES]
+    found = sets_apart(runs, "", "test_accuracy", among)
+    assert (found.verdict, found.seeds) == (verdict, 5)
+    f = float(f_oneway(*values.values()).statistic)
+    assert found.effect.mean == pytest.approx((f - 1) / (f + 4))
+    assert found.effect.low <= found.effect.mean <= found.effect.high
+    few = [run for run in runs if run.config.seed < 3]
+    assert sets_apart(few, "", "test_accuracy", among).verdict == INCONCLUSIVE
+
+
+def test_the_share_between_variants_is_found_by_its_interval_as_often_as_it_says() -> None:
+    """Two standard deviations between variants to one between seeds: a share of 0.8."""
+    rng = np.random.default_rng(0)
+    inside = []
+    for _ in range(200):
+        means = rng.normal(0, 2, len(SIZES))
+        runs = [run for mean, size in zip(means, SIZES, strict=True)
+                for run in flat("bn", mean + rng.normal(0, 1, 5), batch_size=size)]  # fmt: skip
+        effect = sets_apart(runs, "", "test_accuracy", [{"batch_size": size} for size in SIZES]).effect
+        inside.append(effect.low <= 0.8 <= effect.high)
+    assert 0.9 < np.mean(inside) < 0.99
+
+
 @pytest.mark.parametrize(
     ("ours", "theirs", "verdict"),
     [(8, 0, SUPPORTED), (0, 8, REFUTED), (5, 4, INCONCLUSIVE)],
@@ -822,6 +852,7 @@ def test_every_predicate_says_what_must_hold_and_what_was_measured() -> None:
         "regret": {"variant": "bn", "at": (0, 1), "among": ["bn", "ln"], "high": 0.1, **common},
         "interacts": {"by": {"norm": "bn"}, "over": {"norm": "ln"}, "among": [{"colours": "rgb"}, {"colours": "grey"}],
                       "where": {"batch_size": 8}},
+        "sets_apart": {"among": ["bn", "ln"], **common},
         "trend": {"variant": "bn", "over": "batch_size", "values": SIZES, "where": {"colours": "rgb"}},
         "contrast": {"terms": [(1, "bn"), (-1, "ln")], **common},
         "ranks": {"by": "test_loss", "among": [{"norm": "bn", "batch_size": size} for size in SIZES],
