@@ -14,15 +14,15 @@ Row = dict[str, Any]
 
 def features(forward: Forward, model: nn.Module, x: Tensor) -> list[Tensor]:
     """What each stage of the network, or of its ``features``, gives out, (N, values of an image)."""
-    seen: list[Tensor] = []
+    seen: dict[int, Tensor] = {}  # the last that a stage gives out: a reference batch may go before
     hooks = [
-        stage.register_forward_hook(lambda _, __, out: seen.append(out.flatten(1).double()))
-        for stage in getattr(model, "features", model).children()
+        stage.register_forward_hook(lambda _, __, out, i=i: seen.__setitem__(i, out.flatten(1).double()))
+        for i, stage in enumerate(getattr(model, "features", model).children())
     ]
     forward(model, x)
     for hook in hooks:
         hook.remove()
-    return seen
+    return [*seen.values()]
 
 
 def cosine(values: Tensor) -> float:

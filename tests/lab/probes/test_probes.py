@@ -20,7 +20,7 @@ from normcore import BatchNorm, SwitchableNorm
 from normcore.lab import probes
 from normcore.lab.config import RunConfig
 from normcore.lab.errors import UsageError
-from normcore.lab.probes import PROBES, Snapshot, attacks, due, influence, take
+from normcore.lab.probes import PROBES, Snapshot, attacks, due, influence, surface, take
 from normcore.lab.runs import training
 from normcore.lab.runs.store import Run, Store
 from normcore.lab.runs.sweep import sweep
@@ -33,9 +33,11 @@ from ..helpers import config, network, resumed
 
 @pytest.fixture(autouse=True)
 def short_attacks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Attacks have tests of their own; here they are taken for what a probe must not disturb."""
+    """Attacks and surfaces have tests of their own; here they are taken for what a probe must not disturb."""
     monkeypatch.setattr(attacks, "STEPS", 1)
     monkeypatch.setattr(attacks, "BUDGETS", (4, 8))
+    monkeypatch.setattr(surface, "DIRECTIONS", 1)
+    monkeypatch.setattr(surface, "GRID", 1)
 
 
 CPU = torch.device("cpu")
