@@ -269,27 +269,29 @@ def _log_across(axes: Axes, at: Sequence[float]) -> None:
 
 
 def _label(axes: Axes, points: Mapping[str, tuple[float, float]]) -> None:
-    """The points' names beside them: to the left where another point is close to the right, and moved apart vertically
-    where they would cover each other."""
+    """The points' names beside them, above their intervals: to the left where another point is close to the right, and
+    moved apart vertically where they would cover each other."""
     assert axes.figure is not None
     axes.figure.set_dpi(72)  # a pixel is a point
     axes.figure.draw_without_rendering()  # type: ignore[union-attr]
     at = {name: axes.transData.transform(point) for name, point in points.items()}
-    sides = {name: _free_side(name, at) for name in at}
+    sides = {name: _free_side(name, at, axes.bbox.x0) for name in at}
     middle = {name: float(at[name][0]) + sides[name] * _LABEL_WIDTH / 2 for name in at}
     placed: dict[str, float] = {}
     for name in sorted(at, key=lambda n: float(at[n][1])):
         near = [placed[other] for other in placed if abs(middle[other] - middle[name]) < _LABEL_WIDTH]
-        placed[name] = max([float(at[name][1]) - 3, *(y + _LABEL_HEIGHT for y in near)])
+        placed[name] = max([float(at[name][1]) + 3, *(y + _LABEL_HEIGHT for y in near)])
     for name, point in points.items():
         away = placed[name] - float(at[name][1])
-        line = {"arrowstyle": "-", "linewidth": 0.5, "alpha": 0.5} if away > _LABEL_HEIGHT else None
-        axes.annotate(name, point, xytext=(sides[name] * 12, away), textcoords="offset points", fontsize=10,
+        line = {"arrowstyle": "-", "linewidth": 0.5, "alpha": 0.5} if away > _LABEL_HEIGHT + 3 else None
+        axes.annotate(name, point, xytext=(sides[name] * 6, away), textcoords="offset points", fontsize=10,
                       ha="left" if sides[name] > 0 else "right", arrowprops=line)  # fmt: skip
 
 
-def _free_side(name: str, at: Mapping[str, Any]) -> int:
-    """1, to the right, unless a point is there and none to the left: then -1."""
+def _free_side(name: str, at: Mapping[str, Any], left: float) -> int:
+    """1, to the right, unless a point is there, and to the left none and room enough up to this end: then -1."""
+    if at[name][0] - _LABEL_WIDTH < left:
+        return 1
     beside = [at[other] - at[name] for other in at if other != name]
     beside = [(x, y) for x, y in beside if abs(y) < _LABEL_HEIGHT and abs(x) < _LABEL_WIDTH]
     return -1 if any(x > 0 for x, _ in beside) and not any(x < 0 for x, _ in beside) else 1
