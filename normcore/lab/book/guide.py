@@ -21,6 +21,7 @@ from ..errors import LabError
 from ..figures.anatomy import entering, extents, facts, parts
 from ..figures.look import label
 from ..files import read_yaml
+from ..runs.experiments import find
 from ..stats import MIN_SEEDS
 from ..verdicts.claims import Judged
 from . import markdown
@@ -55,7 +56,9 @@ def guide(comparison: Comparison, judged: Iterable[Judged], ranked: Ranked) -> s
     else:
         blocks.append(f"Nothing is compared yet with the {MIN_SEEDS} seeds that this takes.")
     blocks += [_property(name, answers, statements) for name, answers in about["properties"].items()]
-    blocks.append("## Not measured here\n\nOn these the sources give advice; this book has no study of them so far.")
+    blocks.append(
+        "## Other networks\n\nThe comparison has none of these. Where there is a study of its own, it is named."
+    )
     blocks += [_elsewhere(answers, statements) for answers in about["elsewhere"]]
     return "\n\n".join(blocks)
 
@@ -84,7 +87,7 @@ def _form(questions: Mapping[str, Any]) -> str:
 
 def _item(answers: Mapping[str, Any], title: str, says: str) -> str:
     """The mark of a section by which it is chosen."""
-    facets = {name: values for name, values in answers.items() if name not in ("title", "sources")}
+    facets = {name: values for name, values in answers.items() if name not in ("title", "sources", "experiment")}
     data = json.dumps({"facets": facets, "title": title, "says": says.replace("*", "")})
     return markdown.raw(f'<div data-item="{html.escape(data)}" hidden></div>')
 
@@ -235,6 +238,14 @@ def _by_itself(norm: str) -> bool:
 
 
 def _elsewhere(answers: Mapping[str, Any], statements: Mapping[str, Judged]) -> str:
-    title, says = answers["title"], "not measured here; the sources give advice."
-    item = _item(answers, title, says)
-    return "\n\n".join([f"### {title}", item, *_advice(answers, statements)])
+    """A section on what the comparison has not: which study has, and what came of the sources' statements there."""
+    says, body = "not measured here; the sources give advice.", []
+    if name := answers.get("experiment"):
+        experiment = find(name)
+        profile, runs = experiment.published_runs()
+        of = f"{len(runs)} runs of the profile `{profile}`" if runs else "whose runs are not there yet"
+        body = [f"A study of its own: [{experiment.title}]({experiment.page}.ipynb), {of}."]
+        verdicts = [f"{s} {statements[s].verdict}" for s in answers["sources"] if s in statements]
+        says = f"a study of its own: {listed(verdicts)}." if runs and verdicts else "not measured yet."
+    title = answers["title"]
+    return "\n\n".join([f"### {title}", _item(answers, title, says), *body, *_advice(answers, statements)])

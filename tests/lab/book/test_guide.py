@@ -6,14 +6,17 @@ import re
 
 import numpy as np
 import pandas as pd
+import pytest
 
 from normcore.lab.book.guide import guide, in_short, rank, read
 from normcore.lab.compare.battery import Comparison, Workload
 from normcore.lab.compare.standing import groups
+from normcore.lab.runs.experiments import Experiment
 from normcore.lab.verdicts import claims
 from normcore.lab.verdicts.claims import Judged
 
 from ..compare.test_battery import battery
+from ..helpers import made_up
 
 RIGHT = Workload("right", "Right", "Is it right?")
 LOSS = Workload("loss", "Loss", "How wrong is it?", "test_loss", lower=True, least=0.02, unit="nats")
@@ -87,6 +90,17 @@ def test_every_answer_that_can_be_given_leads_somewhere() -> None:
             assert any(answer in item["facets"].get(name, [answer]) and item["says"] for item in items)
     unmeasured = next(item for item in items if item["title"] == "Generating and restyling images")
     assert unmeasured["says"].startswith("not measured here")
+
+
+@pytest.mark.parametrize(("there", "says"), [(3, "a study of its own: S2-09 supported."), (0, "not measured yet.")])
+def test_a_study_of_its_own_is_named_with_its_verdicts(there: int, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = [made_up("gn", seed, [1.0], [0.5]) for seed in range(there)]
+    monkeypatch.setattr(Experiment, "published_runs", lambda _: ("quick", runs))
+    text = guide(compared(), STATEMENTS, rank(compared()))
+    items = [json.loads(html.unescape(found)) for found in re.findall(r'data-item="([^"]+)"', text)]
+    detecting = next(item for item in items if item["title"] == "Detecting objects")
+    assert (detecting["says"], detecting["facets"]) == (says, {"network": ["detection"], "counts": ["score"]})
+    assert f"[Finding objects](runs/detection.ipynb), {'3 runs' if there else 'whose runs'}" in text
 
 
 def test_it_names_statements_that_there_are() -> None:
