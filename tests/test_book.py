@@ -339,11 +339,12 @@ def test_pages_without_formulas_are_light(site: Path, reader: Reader) -> None:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("page", KINDS)
 def test_a_page_is_accessible(page: str, scheme: str, site: Path, reader: Reader) -> None:
-    """No serious finding of axe-core, which tests for WCAG 2 AA."""
+    """No serious finding of axe-core, which tests for WCAG 2 AA; in the dark it is the colours that differ."""
     watched = reader(1280, scheme)
     watched.page.goto(f"{site.as_uri()}/{page}.html")
     watched.page.wait_for_load_state("load")
-    found = Axe().run(watched.page).response["violations"]
+    rules = {"resultTypes": ["violations"], **({"runOnly": ["color-contrast"]} if scheme == "dark" else {})}
+    found = Axe().run(watched.page, options=rules).response["violations"]
     serious = [(v["id"], v["nodes"][0]["html"][:200]) for v in found if v["impact"] in ("serious", "critical")]
     assert not serious
 

@@ -15,7 +15,7 @@ import shutil
 import time
 import uuid
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -353,6 +353,7 @@ def _decode(
         pixels[split].append(_image(source, size, place))
         labels[split].append(label)
     check_items(entry, origin, {split: len(labels[split]) for split in SPLITS})
+    check_classes(entry, [label for split in SPLITS for label in labels[split]], "image")
     for left in folder.parent.glob(f".{folder.name}.*"):  # by a process that was killed
         with suppress(FileNotFoundError):  # by one that has just ended
             if time.time() - left.stat().st_mtime > _ABANDONED:
@@ -396,6 +397,14 @@ def check_items(entry: Entry, origin: str, items: dict[str, int]) -> None:
         if expected and number not in expected:
             wanted = " or ".join(map(str, expected))
             raise DataError(f"{entry.name} ({origin}): {number} {split} images, {wanted} expected; get it again")
+
+
+def check_classes(entry: Entry, labels: Sequence[int], of: str) -> None:
+    """Refuse a class that there can hardly be: with a higher number than there are labels, an image's or an object's."""
+    if not entry.classes and max(labels, default=0) >= max(1, len(labels)):
+        raise DataError(
+            f"{entry.name}: {len(labels)} {of}s, and one of the class {max(labels)}: number the classes from 0 on"
+        )
 
 
 def opened(source: bytes | NDArray[np.uint8], place: str) -> Image.Image:

@@ -138,6 +138,7 @@ def load(name: str, size: int) -> Instances:
         origin, rows = "NORMCORE_DATA", _stored(entry)
     datasets.check_items(entry, origin, {split: len(own) for split, own in rows.items()})
     every = [*rows["train"], *rows["test"]]
+    datasets.check_classes(entry, [category for row in every for category in row.categories], "object")
     classes = entry.classes or 1 + max((c for row in every for c in row.categories), default=0)
     return Instances(name, size, classes, every, len(rows["train"]), origin)
 

@@ -155,6 +155,18 @@ def test_a_missing_column_or_shard_is_named(tmp_path: Path, monkeypatch: pytest.
         datasets.load("noise", 14)
 
 
+def test_a_class_that_there_can_hardly_be_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    folder = write_pictures(tmp_path / "data" / "noise", test=3)
+    monkeypatch.setenv("NORMCORE_DATA", str(tmp_path / "data"))
+    picture = pq.read_table(folder / "train.parquet")["image"].slice(0, 1)
+    pq.write_table(pa.table({"image": picture, "label": [10**9]}), folder / "train.parquet")
+    with pytest.raises(DataError, match="noise: 4 images, and one of the class 1000000000: number the classes from 0"):
+        datasets.load("noise", 14)
+
+
 @pytest.mark.parametrize("label", ["cat", None, -1, 1.5])
 def test_a_label_that_is_none_is_named(label: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import pyarrow as pa

@@ -80,6 +80,13 @@ def test_what_cannot_be_is_refused_with_its_place(written: Path, changes: dict[s
         instances.load("own", 40)[0]
 
 
+def test_a_class_that_there_can_hardly_be_is_refused(written: Path) -> None:
+    row = with_objects(60, 60, [(6, 12, 18, 30)], category=[10**9])
+    pq.write_table(pa.Table.from_pylist([row]), written / "train.parquet")
+    with pytest.raises(DataError, match="own: 2 objects, and one of the class 1000000000: number the classes from 0"):
+        instances.load("own", 40)
+
+
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_a_truncated_file_is_named(split: str, written: Path) -> None:
     path = written / f"{split}.parquet"
