@@ -400,7 +400,7 @@ def check_items(entry: Entry, origin: str, items: dict[str, int]) -> None:
 
 
 def check_classes(entry: Entry, labels: Sequence[int], of: str) -> None:
-    """Refuse a class that there can hardly be: with a higher number than there are labels, an image's or an object's."""
+    """Refuse a class that there can hardly be: of a number above that of all labels, of images or of objects."""
     if not entry.classes and max(labels, default=0) >= max(1, len(labels)):
         raise DataError(
             f"{entry.name}: {len(labels)} {of}s, and one of the class {max(labels)}: number the classes from 0 on"
