@@ -975,3 +975,14 @@ def test_a_picture_of_the_loss_can_tell_normalizers_apart_or_not(
     judged = judged_by("S3-10", felt(0, 0, rise), monkeypatch)
     assert judged.verdict == verdict, judged.reason
     assert all(part.seeds == 5 for part in (*judged.parts, *judged.also))
+
+
+@pytest.mark.parametrize(("ln", "verdict"), [(0.1, INCONCLUSIVE), (-0.1, REFUTED)])
+def test_advice_of_which_a_row_is_open_can_fail_and_not_be_supported(
+    ln: float, verdict: str, monkeypatch: pytest.MonkeyPatch, store: Path
+) -> None:
+    monkeypatch.setattr(claims, "_complete", lambda _: [])
+    judged = judged_by("S2-12", reading(ln, 0.0, 0.0), monkeypatch)
+    assert judged.verdict == verdict, judged.reason
+    assert {part.verdict for part in judged.parts[:3]} == {SUPPORTED if ln > 0 else REFUTED}
+    assert judged.parts[3].reason == "no study of it yet"
