@@ -126,12 +126,9 @@ class Dataset:
 
 def registry() -> dict[str, Entry]:
     """All known data sets: the registry's, and the folders of ``NORMCORE_DATA`` in the right layout."""
-    rows = read_yaml(paths.share() / "data" / "datasets.yaml", dict[str, _Row])
-    entries = {}
-    for name, row in rows.items():
-        for columns in {"columns", "hub_columns"} & set(row):
-            row[columns] = (row[columns]["image"], row[columns]["label"])
-        entries[name] = Entry(name, **row)
+    path = paths.share() / "data" / "datasets.yaml"
+    stat = path.stat()
+    entries = {**_written(path, stat.st_mtime_ns, stat.st_size)}
     folder = paths.user_data()
     if folder and folder.is_dir():
         for path in sorted(folder.iterdir()):
@@ -140,6 +137,18 @@ def registry() -> dict[str, Entry]:
             if path.name not in entries and (text or all(files)):
                 objects = not text and _has_objects(files[0][0])
                 entries[path.name] = Entry(path.name, path.name, text=text, instances=objects, source=OWN)
+    return entries
+
+
+@functools.lru_cache(maxsize=1)
+def _written(path: Path, *stamp: int) -> dict[str, Entry]:
+    """The sets in the registry's file, which every run of a sweep asks for; read once as long as the file is as it
+    was."""
+    entries = {}
+    for name, row in read_yaml(path, dict[str, _Row]).items():
+        for columns in {"columns", "hub_columns"} & set(row):
+            row[columns] = (row[columns]["image"], row[columns]["label"])
+        entries[name] = Entry(name, **row)
     return entries
 
 
