@@ -34,16 +34,22 @@ MEASURES = {
 
 def page(found: Iterable[tuple[Experiment, Profiles]]) -> str:
     """The place of the explorer on its page, and the list of experiments that have runs."""
-    titles = html.escape(json.dumps({e.name: e.title for e, profiles in found if profiles and profiles[0][1]}))
+    titles = html.escape(json.dumps({e.name: e.title for e, profiles in found if trained(profiles)}))
     return markdown.raw(
         f'<div id="nc-explorer" data-runs="_static/runs" data-experiments="{titles}">The explorer needs JavaScript; '
         'the pages of the experiments do not.</div>\n<script src="_static/explorer.js" defer></script>'
     )
 
 
+def trained(profiles: Profiles) -> dict[str, list[Run]]:
+    """The runs of each profile that has curves to be explored; those that only look at a network have none."""
+    found = {profile: [run for run in runs if run.config.steps] for profile, runs in profiles}
+    return {profile: runs for profile, runs in found.items() if runs}
+
+
 def script(experiment: Experiment, profiles: Profiles) -> str:
     """The data of an experiment as a script."""
-    drawn = {profile: _profile(runs) for profile, runs in profiles if runs}
+    drawn = {profile: _profile(runs) for profile, runs in trained(profiles).items()}
     data = {"title": experiment.title, "page": f"{experiment.page}.html", "profiles": drawn}
     return f"normcoreRuns({json.dumps(experiment.name)}, {json.dumps(data, separators=(',', ':'), allow_nan=False)});\n"
 

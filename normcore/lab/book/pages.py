@@ -194,8 +194,9 @@ def answer(experiment: Experiment, judged: Iterable[Judged], complete: explorer.
         rows = [[link(j.id), j.statement, _measured(j), badge(j.verdict)] for j in own]
         table = markdown.table(["", "the source says", "we measured", "verdict"], rows)
         blocks = [f"**{said[0].upper()}{said[1:]}.**", STATEMENTS, "## The statements", markdown.div("nc-rows", table)]
-    explore = f'<a href="../explorer.html#experiment={experiment.name}">Explore its runs</a>'
-    return "\n\n".join([*blocks, f"{explore}. [How it was run](#how-{experiment.notebook.stem}): {command}."])
+    explore = f'<a href="../explorer.html#experiment={experiment.name}">Explore its runs</a>. '
+    explore *= bool(explorer.trained(complete))
+    return "\n\n".join([*blocks, f"{explore}[How it was run](#how-{experiment.notebook.stem}): {command}."])
 
 
 def _measured(judged: Judged) -> str:

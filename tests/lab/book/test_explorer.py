@@ -1,6 +1,7 @@
 """The data of the explorer."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,14 @@ def test_its_points_are_those_of_the_figures(wanted: list[RunConfig]) -> None:
 def test_the_page_offers_experiments_that_have_runs(wanted: list[RunConfig]) -> None:
     assert "&quot;large-rates&quot;" in explorer.page(map(of, experiments()))
     assert "outliers" not in explorer.page(map(of, experiments()))
+
+
+def test_runs_that_only_look_at_a_network_have_no_curves(wanted: list[RunConfig]) -> None:
+    experiment, profiles = of("large-rates")
+    looks = [replace(run, config=replace(run.config, start=run.key, steps=0)) for _, runs in profiles for run in runs]
+    mixed = [(profile, [*runs, *looks]) for profile, runs in profiles]
+    assert explorer.script(experiment, mixed) == explorer.script(experiment, profiles)
+    assert "large-rates" not in explorer.page([(experiment, [("quick", looks)])])
 
 
 def test_what_follows_from_the_rest_is_not_asked_for(store: Path) -> None:
