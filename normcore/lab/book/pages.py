@@ -232,8 +232,9 @@ def study(judged: Sequence[Judged], chapter: str) -> str:
     shown = []
     for experiment in parts:
         profile, runs = experiment.published_runs()
-        sizes = {(f"{r.config.image_size} pixels, " if r.config.image_size else "", r.config.steps) for r in runs}
-        setting = {f"{pixels}{steps:,} steps" for pixels, steps in sizes}
+        trained = [r.config for r in runs if r.config.steps] or [r.config for r in runs]
+        sizes = {(("pixels", c.image_size), ("steps", c.steps)) for c in trained}
+        setting = {", ".join(f"{number:,} {of}" for of, number in size if number) for size in sizes}
         seeds = len({r.config.seed for r in runs})
         shown.append([f"[{experiment.title}]({experiment.page}.ipynb)", f"`{profile}`", "; ".join(sorted(setting)),
                       seeds or "", len(runs) or "none"])  # fmt: skip
