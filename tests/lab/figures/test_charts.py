@@ -263,10 +263,12 @@ def test_names_of_points_in_one_place_stand_apart() -> None:
 
 
 def test_a_name_stands_to_the_left_of_a_point_that_has_another_to_its_right() -> None:
-    rows = pd.DataFrame({"variant": ["gn", "brn", "vbn"], "x": [50.0, 51.0, 90.0], "y": [0.75, 0.75, 0.8]})
+    """Where there is room for it, as at the left end of the axis there is not."""
+    names, x, y = ["gn", "brn", "vbn", "ln", "in"], [50.0, 51.0, 90.0, 10.0, 11.0], [0.75, 0.75, 0.8, 0.6, 0.6]
+    rows = pd.DataFrame({"variant": names, "x": x, "y": y})
     named = {t.get_text(): t for t in draw_plane(rows, "x", "y", xlabel="", ylabel="").axes[0].texts}
     sides = {name: (text.get_ha(), text.xyann[0] > 0) for name, text in named.items() if isinstance(text, Annotation)}
-    assert sides == {"GN": ("right", False), "BatchRenorm": ("left", True), "VirtualBN": ("left", True)}
+    assert sides == {"GN": ("right", False), **dict.fromkeys(["BatchRenorm", "VirtualBN", "LN", "IN"], ("left", True))}
 
 
 def wide(factor: float) -> pd.DataFrame:

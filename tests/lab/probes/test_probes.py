@@ -41,7 +41,8 @@ def short_attacks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 CPU = torch.device("cpu")
-OF_IMAGES = ImageClassification.probes
+AROUND = ("similarity", "surface")  # which take long, and have tests of their own
+OF_IMAGES = tuple(probe for probe in ImageClassification.probes if probe not in AROUND)
 ALL = dict.fromkeys(OF_IMAGES, 3)
 
 
@@ -225,7 +226,7 @@ def taken(probe: str, at: Snapshot, step: int = 7) -> dict[str, list[Any]]:
     return into[probe]
 
 
-@pytest.mark.parametrize("probe", OF_IMAGES)
+@pytest.mark.parametrize("probe", ImageClassification.probes)
 @pytest.mark.parametrize("name", ["bn", "brn", "vbn", "fourconv with noise", "dropout"])
 def test_a_probe_leaves_the_network_and_the_random_numbers_as_they_are(probe: str, name: str) -> None:
     at = snapshot(2, **NETWORKS[name])

@@ -286,7 +286,8 @@ def test_the_logarithm_of_a_measure_makes_a_factor_a_difference() -> None:
 def test_every_smallest_effect_is_of_a_measure() -> None:
     plain = {f"{split}_{name}" for split in measures.SPLITS for name in ("loss", "accuracy", *AVERAGE_PRECISIONS)}
     of_probes = {f"{probe}.{name}" for probe in ("training_set", "recalibrated") for name in ("accuracy", "loss")}
-    of_probes |= {"mixture.in", "mixture.ln", "mixture.bn", "adversarial.accuracy", "adversarial.fooled"}
+    of_probes |= {"mixture.in", "mixture.ln", "mixture.bn", "adversarial.accuracy", "adversarial.fooled",
+                  "steps.loss", "steps.rise"}  # fmt: skip
     assert set(SMALLEST) <= {*MEASURES, *measures.OF_A_CURVE, *plain, *of_probes}
     assert smallest("test_accuracy", 0.8) == 0.005
     assert smallest("steps_to_loss[0.5]", 4000) == pytest.approx(200)
