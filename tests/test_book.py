@@ -339,12 +339,11 @@ def test_pages_without_formulas_are_light(site: Path, reader: Reader) -> None:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("page", KINDS)
 def test_a_page_is_accessible(page: str, scheme: str, site: Path, reader: Reader) -> None:
-    """No serious finding of axe-core, which tests for WCAG 2 AA; in the dark it is the colours that differ."""
+    """No serious finding of axe-core, which tests for WCAG 2 AA."""
     watched = reader(1280, scheme)
     watched.page.goto(f"{site.as_uri()}/{page}.html")
     watched.page.wait_for_load_state("load")
-    rules = {"resultTypes": ["violations"], **({"runOnly": ["color-contrast"]} if scheme == "dark" else {})}
-    found = Axe().run(watched.page, options=rules).response["violations"]
+    found = Axe().run(watched.page).response["violations"]
     serious = [(v["id"], v["nodes"][0]["html"][:200]) for v in found if v["impact"] in ("serious", "critical")]
     assert not serious
 
@@ -443,11 +442,11 @@ def test_the_guide_answers_a_choice(site: Path, reader: Reader) -> None:
     assert page.locator(".nc-select output li").all_inner_texts()[0].startswith("Batches of 2: ")
     assert not page.locator("section#batches-of-4").is_visible()
     page.locator("select[name=network]").select_option("detection")
-    assert page.locator(".nc-select output").inner_text().startswith("Detecting objects: ")
+    assert page.locator(".nc-select output").inner_text() == "Detecting objects: not measured yet."
     page.reload()
     page.locator("select[name=network]").select_option("lstm")
     page.locator("select[name=counts]").select_option("lengths")
-    assert page.locator(".nc-select output").inner_text().startswith("Sequences of different lengths: ")
+    assert page.locator(".nc-select output").inner_text() == "Sequences of different lengths: not measured yet."
     assert watched.complaints == []
 
 

@@ -194,8 +194,9 @@ def answer(experiment: Experiment, judged: Iterable[Judged], complete: explorer.
         rows = [[link(j.id), j.statement, _measured(j), badge(j.verdict)] for j in own]
         table = markdown.table(["", "the source says", "we measured", "verdict"], rows)
         blocks = [f"**{said[0].upper()}{said[1:]}.**", STATEMENTS, "## The statements", markdown.div("nc-rows", table)]
-    explore = f'<a href="../explorer.html#experiment={experiment.name}">Explore its runs</a>. '
-    explore *= bool(explorer.trained(complete))
+    explore = ""
+    if explorer.trained(complete):
+        explore = f'<a href="../explorer.html#experiment={experiment.name}">Explore its runs</a>. '
     return "\n\n".join([*blocks, f"{explore}[How it was run](#how-{experiment.notebook.stem}): {command}."])
 
 
@@ -233,8 +234,8 @@ def study(judged: Sequence[Judged], chapter: str) -> str:
     for experiment in parts:
         profile, runs = experiment.published_runs()
         trained = [r.config for r in runs if r.config.steps] or [r.config for r in runs]
-        sizes = {(("pixels", c.image_size), ("steps", c.steps)) for c in trained}
-        setting = {", ".join(f"{number:,} {of}" for of, number in size if number) for size in sizes}
+        sizes = [{"pixels": config.image_size, "steps": config.steps} for config in trained]
+        setting = {", ".join(f"{number:,} {of}" for of, number in size.items() if number) for size in sizes}
         seeds = len({r.config.seed for r in runs})
         shown.append([f"[{experiment.title}]({experiment.page}.ipynb)", f"`{profile}`", "; ".join(sorted(setting)),
                       seeds or "", len(runs) or "none"])  # fmt: skip

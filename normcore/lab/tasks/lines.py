@@ -1,6 +1,5 @@
 """The next character of a line: sequences of different lengths."""
 
-from collections.abc import Iterator
 from typing import ClassVar
 
 import torch
@@ -44,8 +43,7 @@ class NextCharacterOfLine(NextCharacter):
         packed = pack_padded_sequence(places, lengths.cpu(), batch_first=True, enforce_sorted=False)
         return packed._replace(data=self.codes[packed.data]), self.codes[packed.data + 1]
 
-    def long(self) -> Iterator[Batch]:
-        return Task.long(self)
+    long = Task.long
 
     def measure(self, model: nn.Module, batch: Batch) -> tuple[Tensor, ...]:
         x, y = batch

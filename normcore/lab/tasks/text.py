@@ -242,7 +242,6 @@ class LSTM(nn.Module):
         Returns:
             (N, characters, T); or (L, characters).
         """
-        packed = isinstance(x, PackedSequence)
         from_input = F.linear(self.embedding(x.data), self.input.weight)
         steps = from_input.split(x.batch_sizes.tolist()) if isinstance(x, PackedSequence) else from_input.unbind(1)
         h = c = from_input.new_zeros(len(steps[0]), self.width)
@@ -250,17 +249,16 @@ class LSTM(nn.Module):
         for step, at_step in enumerate(steps):
             if len(at_step) < len(h):
                 h, c = h[: len(at_step)], c[: len(at_step)]
-            left_alone = packed and len(at_step) == 1
-            norm_input, norm_hidden, norm_cell = (
-                functools.partial(_normalized, layer, step, left_alone)
-                for layer in (self.norm_input, self.norm_hidden, self.norm_cell)
-            )
-            gates = norm_hidden(self.hidden(h)) + norm_input(at_step) + self.input.bias
+            alone = isinstance(x, PackedSequence) and len(at_step) == 1
+            from_state = _normalized(self.norm_hidden, step, alone, self.hidden(h))
+            gates = from_state + _normalized(self.norm_input, step, alone, at_step) + self.input.bias
             forget, enter, leave, new = gates.chunk(4, 1)
             c = torch.sigmoid(forget) * c + torch.sigmoid(enter) * torch.tanh(new)
-            h = torch.sigmoid(leave) * torch.tanh(norm_cell(c))
+            h = torch.sigmoid(leave) * torch.tanh(_normalized(self.norm_cell, step, alone, c))
             states.append(h)
-        return self.head(torch.cat(states)) if packed else self.head(torch.stack(states, 1)).movedim(-1, 1)
+        if isinstance(x, PackedSequence):
+            return self.head(torch.cat(states))
+        return self.head(torch.stack(states, 1)).movedim(-1, 1)
 
 
 def _normalized(layer: nn.Module, step: int, alone: bool, x: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from normcore.lab.tasks.lines import NextCharacterOfLine
 from normcore.lab.tasks.text import LSTM, PerStep
 
 from ..helpers import resumed
+from .test_text import config as on_text
 
 pytestmark = pytest.mark.usefixtures("store")
 CPU = torch.device("cpu")
@@ -25,11 +26,10 @@ CPU = torch.device("cpu")
 def config(**changes: Any) -> RunConfig:
     """A narrow LSTM on the lines of the embedded text for two steps, with these changes."""
     fields: dict[str, Any] = {
-        "task": "lines", "dataset": "descriptions", "model": "lstm", "norm": "bn", "lr": 3e-3, "batch_size": 8,
-        "steps": 2, "seed": 0, "eval_every": 1, "log_every": 1, "task_options": {"longest": 40},
-        "model_options": {"width": 8},
+        "task": "lines", "model": "lstm", "norm": "bn", "steps": 2, "eval_every": 1, "log_every": 1,
+        "task_options": {"longest": 40}, "model_options": {"width": 8},
     }  # fmt: skip
-    return RunConfig(**{**fields, **changes})
+    return on_text(**{**fields, **changes})
 
 
 def lines_of(task: NextCharacterOfLine, x: PackedSequence, y: Tensor) -> list[str]:

@@ -886,28 +886,11 @@ def reading(ln: float, bn: float, gn: float, late: float = 0.0, beyond: float = 
         lost = {"last": late, "beyond": beyond}
         noise = np.random.default_rng(int(wanted.key, 16)).normal(0, 1e-3)
         kept = wanted.model_options["per_step"]
-        rows = [
-            {
-                "time": time,
-                "stretch": stretch,
-                "sequences": 9,
-                "loss": loss,
-                "rise": noise + lost.get(stretch, 0.0) * kept,
-            }
-            for time, stretch in enumerate(("first", "last", "beyond"))
-        ]
-        averages = [
-            {
-                "time": time,
-                "stretch": stretch,
-                "sequences": 9,
-                "batches": 9,
-                "mean": 0.1 + noise + error,
-                "var": 0.2 + noise + error,
-            }
-            for time, (stretch, error) in enumerate((("first", 0.0), ("last", late)))
-        ]
-        return {"loss": loss, "jitter": 0.0, "steps": rows, **({"statistics": averages} if kept else {})}  # fmt: skip
+        rows = [{"stretch": stretch, "loss": loss, "rise": noise + lost.get(stretch, 0.0) * kept}
+                for stretch in ("first", "last", "beyond")]  # fmt: skip
+        averages = [{"stretch": stretch, "mean": 0.1 + noise + error, "var": 0.2 + noise + error}
+                    for stretch, error in (("first", 0.0), ("last", late))]  # fmt: skip
+        return {"loss": loss, "jitter": 0.0, "steps": rows, **({"statistics": averages} if kept else {})}
 
     return found
 
