@@ -23,8 +23,6 @@ from ..lab.helpers import config, write_pictures
 
 CALLS = ("open", "replace", "rename", "mkdir", "unlink", "rmdir", "fsync", "chmod", "stat")
 KILLED = 9
-#: one call in so many is struck; when the faults are counted for the book, each
-STRIDE = 1 if os.environ.get("NORMCORE_FAULTS") else 3
 #: does what the call does, or in its place
 Act = Callable[[Callable[[], Any]], Any]
 
@@ -55,6 +53,7 @@ class Meter:
 
     def __init__(self, folder: Path, at: int = 0, act: Act = lambda call: call()) -> None:
         self.folder, self.at, self.act, self.count = str(folder), at, act, 0
+        self.changes: dict[tuple[str, str], int] = {}  # call, path -> the last number, where it leaves other files
 
     def __call__(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
         def counted(*words: Any, **named: Any) -> Any:
@@ -65,6 +64,8 @@ class Meter:
             if not ours:
                 return call(*words, **named)
             self.count += 1
+            if changes(name, words, named):
+                self.changes[name, str(target)] = self.count
             if self.count != self.at:
                 return call(*words, **named)
             return self.act(lambda: call(*words, **named))
@@ -85,6 +86,14 @@ class Meter:
         opened = self("open", builtins.open)
         patch.setattr(builtins, "open", opened)
         patch.setattr(io, "open", opened)
+
+
+def changes(name: str, words: tuple[Any, ...], named: dict[str, Any]) -> bool:
+    """Whether a call may leave other files than there were; `open` is the built-in one, or that of `os`."""
+    if name != "open":
+        return name != "stat"
+    mode = named.get("mode", named.get("flags", words[1] if len(words) > 1 else "r"))
+    return bool(mode & (os.O_WRONLY | os.O_RDWR)) if isinstance(mode, int) else not set(mode) <= set("rbt")
 
 
 class Failing:
