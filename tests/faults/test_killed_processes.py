@@ -72,9 +72,7 @@ def test_a_worker_is_killed_at_its_calls_and_the_sweep_goes_on_by_itself(
 
 
 @pytest.mark.parametrize("how", HOW)
-def test_the_process_that_workers_work_for_is_killed_at_its_calls(
-    how: str, place: Place, tally: Tally
-) -> None:
+def test_the_process_that_workers_work_for_is_killed_at_its_calls(how: str, place: Place, tally: Tally) -> None:
     place.into("undisturbed")
     with Meter(place.into("undisturbed")).measuring() as meter:
         undisturbed = swept(jobs=2)
