@@ -42,6 +42,7 @@ if TYPE_CHECKING:  # for type checkers and editors
     from .figures.curves import interactive_curves
     from .figures.look import STYLES, label, panel, show, tabulate
     from .figures.moments import activations, show_moments
+    from .figures.pictures import show_pictures
     from .runs import variants
     from .runs.store import Store, measured_on
     from .runs.study import Study
@@ -65,6 +66,7 @@ _NAMES = {
     "figures.curves": ["interactive_curves"],
     "figures.look": ["STYLES", "label", "panel", "show", "tabulate"],
     "figures.moments": ["activations", "show_moments"],
+    "figures.pictures": ["show_pictures"],
     "runs.store": ["Store", "measured_on"],
     "runs.study": ["Study"],
     "stats": ["best", "intervals", "mean_interval", "paired_difference", "spread"],

@@ -23,6 +23,8 @@ SCHEDULES = ("constant", "cosine")
 OWN = "own"  # the network of a run itself, beside those of others
 HALVES = ("accuracy_a", "accuracy_b")  # of an evaluation curve: over one half of the items and over the other
 AVERAGE_PRECISIONS = tuple(f"{of}_{ap}" for of in ("box", "mask") for ap in ("ap", "ap50", "ap75"))  # of detection
+RESTYLED = ("content", "style")  # of style transfer, beside the loss, which is their weighted sum
+RESTORED = ("psnr", "gain")  # of super-resolution, in decibels
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class RunConfig:
         probes: names of ``probes.PROBES`` -> taken every so many steps, at the start and at the end.
         order: ``shuffled`` anew each epoch, or ``fixed``: every epoch in the order of the first.
         start: the key of a run; its trained network is what this run begins with.
-        beside: names -> keys of runs, whose trained networks a probe looks at beside this run's.
+        beside: names -> keys of runs, whose trained networks a probe looks at beside this run's, or the task with.
         image_size: of the task ``images``: the images are resized to this many pixels.
         colours: of the task ``images``: what is done to them, one of ``datasets.COLOURS``.
         outliers, outlier_kind: of the task ``images``: this share of the training images is outlying, in one of

@@ -19,7 +19,7 @@ from ...recalibration import recalibrate
 from ...surgery import averaging
 from ..config import OWN
 from ..tasks.outliers import KINDS
-from . import attacks, distributions, influence, landscape, sequences, similarity, surface
+from . import attacks, distributions, influence, landscape, pixels, sequences, similarity, surface
 from .landscape import Forward
 
 Row = dict[str, Any]
@@ -46,6 +46,7 @@ class Snapshot:
         steps: time steps of a sequence that is trained on, the longest.
         long: makes batches of all sequences that are held out, longer ones among them.
         trained: makes batches of all that is trained on.
+        examples: photographs by name, each as a network is given it and what that makes of it; see the task's.
     """
 
     model: nn.Module
@@ -63,6 +64,7 @@ class Snapshot:
     steps: int
     long: Callable[[], Iterable[tuple[Any, Tensor]]]
     trained: Callable[[], Iterable[tuple[Any, Tensor]]]
+    examples: Callable[[nn.Module], Iterable[tuple[str, Tensor, Tensor]]]
 
 
 @torch.no_grad()
@@ -186,6 +188,17 @@ def around(at: Snapshot) -> list[Row]:
     return surface.surface(at.forward, at.model, at.mixed())
 
 
+def contrast(at: Snapshot) -> list[Row]:
+    """:func:`normcore.lab.probes.pixels.contrast` of held photographs at half of it, in evaluation mode, one row."""
+    return [pixels.contrast(at.forward, copy.deepcopy(at.model).eval(), at.held)]
+
+
+@torch.no_grad()
+def examples(at: Snapshot) -> list[Row]:
+    """:func:`normcore.lab.probes.pixels.rows` of the task's photographs, in evaluation mode."""
+    return pixels.rows(at.examples(copy.deepcopy(at.model).eval()))
+
+
 def _medians(batches: Sequence[Sequence[Mapping[str, Any]]], *names: str) -> list[Row]:
     """The rows of one batch, each number the median over the batches; what is not a number has these names."""
     return [
@@ -199,6 +212,7 @@ PROBES: dict[str, Callable[[Snapshot], list[Row]]] = {
     "outliers": outlier_influence, "training_set": training_set, "mixture": mixture,
     "recalibrated": recalibrated, "gradients": gradients, "adversarial": adversarial,
     "steps": time_steps, "statistics": statistics, "similarity": features_alike, "surface": around,
+    "contrast": contrast, "examples": examples,
 }  # fmt: skip
 
 #: probe -> column -> values, a row of the probe at each place

@@ -339,6 +339,7 @@ class _Training:
         self.beside = {name: kept(key, device) for name, key in config.beside.items()}
         if self.beside:
             self.provenance["beside"] = {name: weights.fingerprint(model) for name, model in self.beside.items()}
+        task.take(self.beside)
         self.model = build(config, task)  # last: it sets the generator to the seed
         if config.start:
             self.provenance["start"] = weights.load(self.model, config.start, task.begin)
@@ -452,7 +453,7 @@ class _Training:
 
         return probes.Snapshot(
             self.model, stepped, forward, first, mixed, scored, *held, task.foreign, self.config.lr, task.bounds,
-            self.beside, task.answers, task.long, trained,
+            self.beside, task.answers, task.long, trained, task.examples,
         )  # fmt: skip
 
     def save(self, checkpoint: Path) -> None:

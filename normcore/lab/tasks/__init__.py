@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 TASKS = {
     "images": ("images", "ImageClassification"), "text": ("text", "NextCharacter"),
     "lines": ("lines", "NextCharacterOfLine"), "detection": ("detection", "Detection"),
+    "style": ("pixels", "StyleTransfer"), "super_resolution": ("pixels", "SuperResolution"),
 }  # fmt: skip
 
 

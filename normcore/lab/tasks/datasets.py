@@ -60,6 +60,7 @@ class Entry:
     test_every: int = 0
     text: str = ""
     instances: bool = False
+    paintings: str = ""
     source: str = ""
     licence: str = ""
 
@@ -84,6 +85,7 @@ class _Row(BaseModel):
     test_every: int = Field(0, ge=0)
     text: str = ""
     instances: bool = False
+    paintings: str = ""
     source: str = ""
     licence: str = ""
 
@@ -140,6 +142,11 @@ def registry() -> dict[str, Entry]:
     return entries
 
 
+def of_classes() -> list[str]:
+    """Names of the sets of images that have one class each."""
+    return [name for name, entry in registry().items() if not (entry.text or entry.instances or entry.paintings)]
+
+
 @functools.lru_cache(maxsize=1)
 def _written(path: Path, *stamp: int) -> dict[str, Entry]:
     """The sets in the registry's file, which every run of a sweep asks for; read once as long as the file is as it
@@ -174,6 +181,8 @@ def load(name: str, image_size: int, colours: str = "rgb") -> Dataset:
     entry = find(name)
     if entry.text:
         raise UsageError(f"{name} is a text, and images are wanted")
+    if entry.paintings:
+        raise UsageError(f"{name} are paintings, and images of classes are wanted")
     if entry.instances:
         raise UsageError(f"{name} has the objects in its pictures, and images of one class each are wanted")
     if colours not in COLOURS:
@@ -223,6 +232,10 @@ def where(entry: Entry) -> tuple[str, str]:
     """(state, how to get it) of a data set, without loading anything: for ``normcore data``."""
     if entry.embedded:
         return "embedded", "comes with normcore"
+    if entry.paintings:
+        folder = paths.user_data()
+        there = folder is not None and (folder / entry.name / entry.paintings).is_dir()
+        return ("NORMCORE_DATA", "found") if there else ("missing", how_to_get(entry))
     if entry.text:
         state = next((origin for origin, path in text_files(entry).items() if path.is_file()), "missing")
         return state, "found" if state != "missing" else how_to_get(entry)
@@ -343,6 +356,7 @@ def how_to_get(entry: Entry) -> str:
     folder = f"NORMCORE_DATA ({paths.user_data()})" if paths.user_data() else "NORMCORE_DATA (not set)"
     online = f", or go online once, to download {entry.hub} from the Hugging Face Hub" if entry.hub else ""
     names = [entry.text] if entry.text else ["train.parquet", "test.parquet"]
+    names = [f"{entry.paintings}/*.jpg"] if entry.paintings else names
     files = " and ".join(f"{entry.name}/{name}" for name in names)
     return f"{entry.name} is not in {folder} and not in the cache: put it there as {files}{online}."
 

@@ -59,15 +59,7 @@ class ImageClassification(Task):
 
     @classmethod
     def check(cls, config: RunConfig) -> None:
-        named = [name for name in (config.dataset, config.foreign) if name and not pictures.is_own(name)]
-        for name in named:
-            paths.plain("the name of a data set", name)
-        known = [name for name, entry in datasets.registry().items() if not (entry.text or entry.instances)]
-        for name in named:
-            if name not in known and Path(name).is_dir():
-                raise UsageError(f"unknown data set {name!r}: pictures of your own are named by their path, ./{name}")
-            if name not in known:
-                raise unknown("data set", name, known)
+        cls.check_dataset(config)
         for name, names in {
             "model": networks.MODELS, "colours": datasets.COLOURS,
             "outlier_kind": KINDS,
@@ -84,10 +76,23 @@ class ImageClassification(Task):
         share = config.task_options.get(ONE_CLASS, 0.0)
         if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= 1:
             raise UsageError(f"{ONE_CLASS} must be a share from 0 to 1, got {share!r}")
-        if not 1 <= config.image_size <= LARGEST:
-            raise UsageError(f"image_size must be from 1 to {LARGEST} pixels, got {config.image_size}")
         if config.outliers and config.outlier_kind == "foreign" and not config.foreign:
             raise UsageError("outlier_kind='foreign' needs the name of another data set, got foreign=''")
+
+    @staticmethod
+    def check_dataset(config: RunConfig) -> None:
+        """Refuse data that are no images of classes, and images of a size that there is none of."""
+        named = [name for name in (config.dataset, config.foreign) if name and not pictures.is_own(name)]
+        for name in named:
+            paths.plain("the name of a data set", name)
+        known = datasets.of_classes()
+        for name in named:
+            if name not in known and Path(name).is_dir():
+                raise UsageError(f"unknown data set {name!r}: pictures of your own are named by their path, ./{name}")
+            if name not in known:
+                raise unknown("data set", name, known)
+        if not 1 <= config.image_size <= LARGEST:
+            raise UsageError(f"image_size must be from 1 to {LARGEST} pixels, got {config.image_size}")
 
     @classmethod
     def try_sizes(cls, config: RunConfig, norm: MakeNorm) -> None:

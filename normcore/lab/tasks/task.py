@@ -1,7 +1,7 @@
 """What a network is trained to do: all that the training loop does not know."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -92,6 +92,13 @@ class Task(ABC):
         """
         model.load_state_dict(state)
 
+    def take(self, beside: Mapping[str, nn.Module]) -> None:  # noqa: B027 (a task may need none)
+        """Use the trained networks of other runs, by the names that the run gives them.
+
+        Raises:
+            UsageError: one that it needs is not among them.
+        """
+
     @abstractmethod
     def batch(self, index: Tensor, held: bool = False) -> Batch:
         """The training items with these indices, or those that are held out; made without waiting for the device."""
@@ -104,6 +111,11 @@ class Task(ABC):
     def arranged(self, order: Tensor, generator: torch.Generator) -> Tensor:
         """An epoch's order of the items, of the one that was drawn at random; batches are consecutive."""
         return order
+
+    def examples(self, model: nn.Module) -> Iterator[tuple[str, Tensor, Tensor]]:
+        """Of a task from pictures to pictures: photographs by name, each as the network is given it and what that makes
+        of it, (H, W, C) in bytes. Others have none."""
+        yield from ()
 
     @abstractmethod
     def provenance(self) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 ========================  =============================================================================================
 ``test_accuracy`` ...     the mean of a curve over a window: split (``train``, ``batch``, ``test``) and ``loss`` or
-                          ``accuracy``, of detection ``box_ap``, ``mask_ap50`` ...
+                          ``accuracy``, of detection ``box_ap``, ``mask_ap50`` ..., of style transfer ``content`` and
+                          ``style``, of super-resolution ``psnr`` and ``gain``
 ``samples_to_loss``       convergence: images seen until the training loss, a mean over 1/40 of the run, is at most 0.3;
                           another loss stands in brackets, ``samples_to_loss[0.5]``
 ``steps_to_loss``         the same in optimizer steps
@@ -42,14 +43,15 @@ import pandas as pd
 import scipy  # see stats.py
 from numpy.typing import NDArray
 
-from ..config import AVERAGE_PRECISIONS, HALVES, setting
+from ..config import AVERAGE_PRECISIONS, HALVES, RESTORED, RESTYLED, setting
 from ..errors import UsageError
 from ..runs.store import Run
 
 LOSS = 0.3  # nats: the training loss that counts as converged
 TRAINS, SATURATED = 0.1, 0.95  # a rise of accuracy from which a run trains, and the share of it where it saturates
 TREND = 7  # points of the local parabola that is the trend of a curve (Savitzky & Golay 1964)
-SPLITS, CURVES = ("train", "batch", "test", "validation"), ("loss", "accuracy", *HALVES, *AVERAGE_PRECISIONS)
+SPLITS = ("train", "batch", "test", "validation")
+CURVES = ("loss", "accuracy", *HALVES, *AVERAGE_PRECISIONS, *RESTYLED, *RESTORED)
 LATE = (0.75, 1.0)  # the window where the end of a run is meant: its last quarter
 
 Window = tuple[float, float]  # after the first of these steps, up to the second; where the two are one, at it

@@ -17,7 +17,7 @@ import pandas as pd
 import pytest
 
 from normcore.lab.compare import Battery
-from normcore.lab.config import AVERAGE_PRECISIONS, OWN, RunConfig
+from normcore.lab.config import AVERAGE_PRECISIONS, OWN, RESTORED, RESTYLED, RunConfig
 from normcore.lab.errors import LabError, UsageError
 from normcore.lab.probes.attacks import ATTACKS, BUDGETS
 from normcore.lab.runs.experiments import Experiment, find
@@ -250,10 +250,15 @@ def told(
     run = run_of(wanted, losses.tolist(), accuracies.tolist(),
                  every=wanted.log_every if wanted.steps else 0)  # fmt: skip
     held = {"test": wanted.evaluated_on}
-    if wanted.task == "detection":
-        curve = run.curves["test"]
-        run.curves["test"] = {"step": curve["step"], **dict.fromkeys(AVERAGE_PRECISIONS, curve["accuracy"])}
-        run.final.update({f"test_{name}": curve["accuracy"][-1] for name in AVERAGE_PRECISIONS})
+    curve = run.curves["test"]
+    scores: dict[str, dict[str, list[float]]] = {
+        "detection": dict.fromkeys(AVERAGE_PRECISIONS, curve["accuracy"]),
+        "style": dict.fromkeys(("loss", *RESTYLED), curve["loss"]),
+        "super_resolution": {"loss": curve["loss"], **{name: [-x for x in curve["loss"]] for name in RESTORED}},
+    }
+    if own := scores.get(wanted.task):
+        run.curves["test"] = {"step": curve["step"], **own}
+        run.final.update({f"test_{name}": values[-1] for name, values in own.items()})
     if not wanted.steps:
         run.curves["train"] = {name: [] for name in run.curves["train"]}
 
@@ -919,6 +924,31 @@ def test_statistics_of_late_steps_can_be_poor_or_not(
     assert all(part.seeds == 5 for part in (*judged.parts, *judged.also))
 
 
+# --- what networks that make pictures can show --------------------------------------------------------------
+
+
+def restyled(bn: float, in_: float) -> Callable[[RunConfig], Found]:
+    """How far the loss with each normalizer is above that without."""
+
+    def found(wanted: RunConfig) -> Found:
+        loss = 1.0 + {"bn": bn, "in": in_}.get(wanted.norm, 0.0) + 0.1 * abs(math.log10(wanted.lr / 0.003))
+        return {"loss": loss, "jitter": 0.0, "contrast": [{"change": loss}]}
+
+    return found
+
+
+@pytest.mark.parametrize(
+    ("bn", "in_", "verdict"),
+    [(0.1, -0.1, SUPPORTED), (0.1, 0.09, MIXED), (-0.1, 0.1, REFUTED)],
+)
+def test_bn_can_hurt_in_style_transfer_and_in_do_clearly_better_or_not(
+    bn: float, in_: float, verdict: str, monkeypatch: pytest.MonkeyPatch, store: Path
+) -> None:
+    judged = judged_by("S2-05", restyled(bn, in_), monkeypatch)
+    assert judged.verdict == verdict, judged.reason
+    assert all(part.seeds == 5 for part in (*judged.parts, *judged.also))
+
+
 # --- what features can show ---------------------------------------------------------------------------------
 
 
@@ -968,4 +998,4 @@ def test_advice_of_which_a_row_is_open_can_fail_and_not_be_supported(
     judged = judged_by("S2-12", reading(ln, 0.0, 0.0), monkeypatch)
     assert judged.verdict == verdict, judged.reason
     assert {part.verdict for part in judged.parts[:3]} == {SUPPORTED if ln > 0 else REFUTED}
-    assert judged.parts[3].reason == "no study of it yet"
+    assert judged.parts[4].reason == "no study of it yet"
