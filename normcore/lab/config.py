@@ -25,6 +25,7 @@ HALVES = ("accuracy_a", "accuracy_b")  # of an evaluation curve: over one half o
 AVERAGE_PRECISIONS = tuple(f"{of}_{ap}" for of in ("box", "mask") for ap in ("ap", "ap50", "ap75"))  # of detection
 RESTYLED = ("content", "style")  # of style transfer, beside the loss, which is their weighted sum
 RESTORED = ("psnr", "gain")  # of super-resolution, in decibels
+GENERATED = ("frechet", "coverage")  # of adversarial networks
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ import scipy  # whose parts are imported when they are first asked for: its stat
 from numpy.typing import ArrayLike, NDArray
 from scipy import special
 
-from .config import AVERAGE_PRECISIONS, RESTORED, RESTYLED
+from .config import AVERAGE_PRECISIONS, GENERATED, RESTORED, RESTYLED
 from .errors import UsageError
 
 CONFIDENCE = 0.95
@@ -352,6 +352,7 @@ SMALLEST = {
        for name, size in (("accuracy", 0.005), ("loss", 0.02))},
     **{f"{split}_{ap}": 0.005 for split in ("test", "validation") for ap in AVERAGE_PRECISIONS},
     **{f"test_{part}": 0.02 for part in RESTYLED}, **{f"test_{ratio}": 0.1 for ratio in RESTORED},
+    **{f"test_{score}": 0.02 for score in GENERATED},
     "steps.loss": 0.02, "steps.rise": 0.02, "adversarial.accuracy": 0.02, "adversarial.fooled": 0.02,
     **{f"mixture.{norm}": 0.02 for norm in ("in", "ln", "bn")},
 }  # fmt: skip

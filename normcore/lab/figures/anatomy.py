@@ -5,6 +5,7 @@ a nudge to each kept statistic whether that enters. Counts follow from moving th
 over memory from whether a set of statistics reaches over positions.
 """
 
+import functools
 import html
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -319,6 +320,11 @@ def _said(fact: Fact, numbers: bool = True) -> str:
 
 def facts(name: str, shape: Sequence[int] = SHAPE, **options: Any) -> dict[str, Fact]:
     """What a normalizer learns, computes, keeps and costs, measured on the layer; see :func:`describe`."""
+    return dict(_facts(name, tuple(shape), **options))
+
+
+@functools.cache  # the pages of the book ask for the same ones many times
+def _facts(name: str, shape: tuple[int, ...], **options: Any) -> dict[str, Fact]:
     layers, at = parts(name, **options).values(), _place(name)
     large = make_norm(name, shape[1], **options)
     sizes = {"N": shape[0], "C": shape[1], "H·W": math.prod(shape[2:]), "G": getattr(large, "num_groups", 0)}

@@ -13,6 +13,7 @@ TASKS = {
     "images": ("images", "ImageClassification"), "text": ("text", "NextCharacter"),
     "lines": ("lines", "NextCharacterOfLine"), "detection": ("detection", "Detection"),
     "style": ("pixels", "StyleTransfer"), "super_resolution": ("pixels", "SuperResolution"),
+    "adversarial": ("adversarial", "Adversarial"),
 }  # fmt: skip
 
 

@@ -1,5 +1,7 @@
-"""Networks that make a picture of a picture, each with a slot for a normalizer."""
+"""Networks that make pictures, of a picture or of noise, each with a slot for a normalizer."""
 
+import functools
+import itertools
 from collections.abc import Callable
 
 import torch
@@ -97,13 +99,66 @@ class SRResNet(nn.Module):
         return out
 
 
+class DCGAN(nn.Module):
+    """A generator and a discriminator of convolutions (Radford, Metz & Chintala 2016): each doubles or halves the side
+    between 4 pixels and the whole; a normalizer behind every one but the generator's last and the discriminator's
+    first. Transposed convolutions of kernel 4 make pictures between 0, black, and 1, white.
+
+    Args:
+        width: multiplies the numbers of channels, 64 next to the picture and twice as many at each smaller side.
+        latent: of what pictures are made from, standard normal numbers.
+
+    Attributes:
+        noise: what the generator is given beside a reference batch of pictures.
+    """
+
+    noise: Tensor
+
+    def __init__(self, norm: MakeNorm, channels: int, image_size: int, width: float = 1.0, latent: int = 64) -> None:
+        super().__init__()
+        sides = image_size.bit_length() - 3
+        if sides < 1 or image_size != 4 << sides:
+            raise UsageError(f"dcgan needs images of 8, 16, 32 ... pixels, got image_size={image_size}")
+        inner = [_channels(64 << i, width) for i in range(sides)]
+        made: list[nn.Module] = []
+        for before, after, stride in zip([latent, *inner[:0:-1]], inner[::-1], [1, *[2] * sides], strict=False):
+            normalizer = norm(after)
+            conv = nn.ConvTranspose2d(before, after, 4, stride, stride // 2, bias=False)
+            made += [conv, normalizer, activation_behind(normalizer, nn.ReLU)]
+        self.generator = nn.Sequential(*made, nn.ConvTranspose2d(inner[0], channels, 4, 2, 1), nn.Sigmoid())
+        seen: list[nn.Module] = [nn.Conv2d(channels, inner[0], 4, 2, 1), nn.LeakyReLU(0.2)]
+        for before, after in itertools.pairwise(inner):
+            normalizer = norm(after)
+            seen += [nn.Conv2d(before, after, 4, 2, 1, bias=False), normalizer]
+            seen += [activation_behind(normalizer, functools.partial(nn.LeakyReLU, 0.2))]
+        self.discriminator = nn.Sequential(*seen, nn.Conv2d(inner[-1], 1, 4), nn.Flatten(0))
+        self.latent = latent
+        self.register_buffer("noise", torch.randn(LARGEST, latent))
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+                nn.init.normal_(layer.weight, std=0.02)
+
+    def made(self, noise: Tensor) -> Tensor:
+        """Pictures (N, channels, S, S) of noise (N, latent)."""
+        pictures: Tensor = self.generator(noise[:, :, None, None])
+        return pictures
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scores (N,) of pictures x: above zero, x is taken for a real one. The generator passes as many of its own, so
+        that a reference batch reaches all layers."""
+        self.made(self.noise[: len(x)])
+        scores: Tensor = self.discriminator(x)
+        return scores
+
+
 def _channels(number: int, width: float) -> int:
     if not width > 0:
         raise UsageError(f"width must be above 0, got {width}")
     return max(4, round(number * width))
 
 
-MODELS: dict[str, Callable[..., nn.Module]] = {"johnson": johnson, "srresnet": SRResNet}
+MODELS: dict[str, Callable[..., nn.Module]] = {"johnson": johnson, "srresnet": SRResNet, "dcgan": DCGAN}
+LARGEST = 1024  # pictures in a reference batch
 
 
 def stages(network: nn.Module, x: Tensor, number: int) -> list[Tensor]:

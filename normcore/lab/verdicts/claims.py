@@ -155,19 +155,17 @@ def _rows(part: Part, before: str = "") -> list[list[str]]:
 
 
 class _Part(BaseModel):
-    """A predicate with its arguments, which it checks itself; or several, of which one must hold; or why nothing judges
-    it."""
+    """A predicate with its arguments, which it checks itself; or several, of which one must hold."""
 
     model_config = ConfigDict(strict=True, extra="allow")
     says: str
     predicate: str = ""
     any: list["_Part"] = []
-    open: str = ""
 
     @model_validator(mode="after")
     def _one_or_several(self) -> "_Part":
-        if [bool(self.predicate), bool(self.any), bool(self.open)].count(True) != 1:
-            raise ValueError("a part has a predicate, or any: of which one must hold, or open: why it is not judged")
+        if bool(self.predicate) == bool(self.any):
+            raise ValueError("a part has a predicate, or any: of which one must hold")
         return self
 
 
@@ -404,10 +402,8 @@ def _beside(entry: dict[str, Any], spec: dict[str, Any], predicates: Mapping[str
 
 def _part(entry: dict[str, Any], spec: dict[str, Any], predicates: Mapping[str, Predicate], results: Any) -> Part:
     """A part of an entry: a predicate with its arguments, or ``any`` of several; of the results that are given, or of
-    an ``experiment`` that it names. What is ``open`` nothing judges."""
+    an ``experiment`` that it names."""
     claim, arguments = entry["id"], dict(spec)
-    if "open" in arguments:
-        return left_open(arguments["says"], arguments["open"])
     if other := arguments.pop("experiment", ""):
         return _elsewhere(entry, arguments, other)
     if "any" in arguments:

@@ -3,7 +3,8 @@
 ========================  =============================================================================================
 ``test_accuracy`` ...     the mean of a curve over a window: split (``train``, ``batch``, ``test``) and ``loss`` or
                           ``accuracy``, of detection ``box_ap``, ``mask_ap50`` ..., of style transfer ``content`` and
-                          ``style``, of super-resolution ``psnr`` and ``gain``
+                          ``style``, of super-resolution ``psnr`` and ``gain``, of adversarial
+                          networks ``frechet`` and ``coverage``
 ``samples_to_loss``       convergence: images seen until the training loss, a mean over 1/40 of the run, is at most 0.3;
                           another loss stands in brackets, ``samples_to_loss[0.5]``
 ``steps_to_loss``         the same in optimizer steps
@@ -43,7 +44,7 @@ import pandas as pd
 import scipy  # see stats.py
 from numpy.typing import NDArray
 
-from ..config import AVERAGE_PRECISIONS, HALVES, RESTORED, RESTYLED, setting
+from ..config import AVERAGE_PRECISIONS, GENERATED, HALVES, RESTORED, RESTYLED, setting
 from ..errors import UsageError
 from ..runs.store import Run
 
@@ -51,7 +52,7 @@ LOSS = 0.3  # nats: the training loss that counts as converged
 TRAINS, SATURATED = 0.1, 0.95  # a rise of accuracy from which a run trains, and the share of it where it saturates
 TREND = 7  # points of the local parabola that is the trend of a curve (Savitzky & Golay 1964)
 SPLITS = ("train", "batch", "test", "validation")
-CURVES = ("loss", "accuracy", *HALVES, *AVERAGE_PRECISIONS, *RESTYLED, *RESTORED)
+CURVES = ("loss", "accuracy", *HALVES, *AVERAGE_PRECISIONS, *RESTYLED, *RESTORED, *GENERATED)
 LATE = (0.75, 1.0)  # the window where the end of a run is meant: its last quarter
 
 Window = tuple[float, float]  # after the first of these steps, up to the second; where the two are one, at it

@@ -17,7 +17,7 @@ import pandas as pd
 import pytest
 
 from normcore.lab.compare import Battery
-from normcore.lab.config import AVERAGE_PRECISIONS, OWN, RESTORED, RESTYLED, RunConfig
+from normcore.lab.config import AVERAGE_PRECISIONS, GENERATED, OWN, RESTORED, RESTYLED, RunConfig
 from normcore.lab.errors import LabError, UsageError
 from normcore.lab.probes.attacks import ATTACKS, BUDGETS
 from normcore.lab.runs.experiments import Experiment, find
@@ -254,6 +254,7 @@ def told(
     scores: dict[str, dict[str, list[float]]] = {
         "detection": dict.fromkeys(AVERAGE_PRECISIONS, curve["accuracy"]),
         "style": dict.fromkeys(("loss", *RESTYLED), curve["loss"]),
+        "adversarial": dict.fromkeys(GENERATED, curve["loss"]),
         "super_resolution": {"loss": curve["loss"], **{name: [-x for x in curve["loss"]] for name in RESTORED}},
     }
     if own := scores.get(wanted.task):
@@ -991,11 +992,11 @@ def test_a_picture_of_the_loss_can_tell_normalizers_apart_or_not(
 
 
 @pytest.mark.parametrize(("ln", "verdict"), [(0.1, INCONCLUSIVE), (-0.1, REFUTED)])
-def test_advice_of_which_a_row_is_open_can_fail_and_not_be_supported(
+def test_advice_of_which_a_row_has_no_results_can_fail_and_not_be_supported(
     ln: float, verdict: str, monkeypatch: pytest.MonkeyPatch, store: Path
 ) -> None:
     monkeypatch.setattr(claims, "_complete", lambda _: [])
     judged = judged_by("S2-12", reading(ln, 0.0, 0.0), monkeypatch)
     assert judged.verdict == verdict, judged.reason
     assert {part.verdict for part in judged.parts[:3]} == {SUPPORTED if ln > 0 else REFUTED}
-    assert judged.parts[4].reason == "no study of it yet"
+    assert judged.parts[4].reason == "the experiment adversarial has no results yet"
