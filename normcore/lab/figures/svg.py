@@ -134,7 +134,7 @@ def _remove(element: Element, *names: str) -> str:
 
 def _shows(element: Element) -> bool:
     if element.tag == "path":
-        return element.get("fill") != "none" or "stroke" in element.attrib
+        return "d" in element.attrib and (element.get("fill") != "none" or "stroke" in element.attrib)
     return element.tag != "metadata" and (element.tag not in ("g", "defs") or len(element) > 0)
 
 

@@ -36,6 +36,15 @@ def test_all_that_is_drawn_is_there() -> None:
     assert {"a < b", "title", "4"} <= {e.text for e in words}
 
 
+def test_a_line_without_a_point_is_left_out() -> None:
+    with look.panel() as (figure, axes):
+        axes.plot([0, 1], [float("nan")] * 2, color="#ff0000")
+        axes.plot([0, 1], [0, 1], color="#0000ff")
+    drawn = [path.get("stroke") for path in ET.fromstring(look.svg(figure)).iter("path")]
+    assert drawn.count("#0000ff") == 1
+    assert "#ff0000" not in drawn
+
+
 def test_what_is_used_is_defined_and_nothing_else_has_an_id() -> None:
     root = ET.fromstring(drawing())
     used = set(re.findall(r'(?:href="|url\()#(\w+)', drawing()))
