@@ -24,7 +24,7 @@ from normcore.lab.files import read_yaml
 from normcore.lab.runs.experiments import Experiment
 from normcore.lab.runs.store import Store
 from normcore.lab.runs.training import OutOfTime, train
-from normcore.lab.tasks import datasets, instances
+from normcore.lab.tasks import datasets, instances, paintings
 from normcore.lab.verdicts import claims
 
 from ..lab.helpers import config, made_up, write_objects, write_pictures
@@ -226,6 +226,20 @@ def test_pictures_of_one_s_own(tmp_path: Path, tally: Tally) -> None:
 
     assert pictures.is_own(own)
     survived(tally, "a picture", tmp_path / "own" / "train" / "cat" / "0.png", read, 100, sealed=False)
+
+
+def test_paintings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tally: Tally) -> None:
+    from PIL import Image
+
+    folder = tmp_path / "data" / "style_transfer" / "style"
+    folder.mkdir(parents=True)
+    Image.fromarray(np.arange(192, dtype=np.uint8).reshape(8, 8, 3)).save(folder / "wave.jpg")
+    monkeypatch.setenv("NORMCORE_DATA", str(tmp_path / "data"))
+
+    def read() -> Any:
+        return paintings.load("style_transfer", 8).fingerprint
+
+    survived(tally, "a painting", folder / "wave.jpg", read, 100, sealed=False)
 
 
 @pytest.fixture
