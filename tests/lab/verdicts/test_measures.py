@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from normcore.lab import catdog
-from normcore.lab.config import AVERAGE_PRECISIONS, RunConfig
+from normcore.lab.config import RunConfig
 from normcore.lab.errors import UsageError
 from normcore.lab.runs.store import Run
 from normcore.lab.stats import SMALLEST, SMALLEST_LOG2, smallest
@@ -284,7 +284,7 @@ def test_the_logarithm_of_a_measure_makes_a_factor_a_difference() -> None:
 
 
 def test_every_smallest_effect_is_of_a_measure() -> None:
-    plain = {f"{split}_{name}" for split in measures.SPLITS for name in ("loss", "accuracy", *AVERAGE_PRECISIONS)}
+    plain = {f"{split}_{name}" for split in measures.SPLITS for name in measures.CURVES}
     of_probes = {f"{probe}.{name}" for probe in ("training_set", "recalibrated") for name in ("accuracy", "loss")}
     of_probes |= {"mixture.in", "mixture.ln", "mixture.bn", "adversarial.accuracy", "adversarial.fooled",
                   "steps.loss", "steps.rise"}  # fmt: skip
