@@ -41,5 +41,4 @@ def show_pictures(
 def _picture(content: str, alt: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9+/]+=*", content):
         raise UsageError(f"{alt}: a picture is a file in Base64, got {content[:20]!r}")
-    # the class keeps the theme from putting a white ground behind it in the dark
-    return f'<img class="dark-light" src="data:image/jpeg;base64,{content}" alt="{html.escape(alt)}">'
+    return f'<img src="data:image/jpeg;base64,{content}" alt="{html.escape(alt)}">'
