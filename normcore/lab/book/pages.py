@@ -219,7 +219,8 @@ def study(judged: Sequence[Judged], chapter: str) -> str:
     """The statements of a chapter's document with their verdicts, those of other documents that its experiments judge,
     and what each of its experiments shows at the moment. The table of contents says which experiments those are."""
     own = [j for j in judged if j.source == CHAPTERS[chapter]]
-    parts = [e for e in experiments().values() if e.page in _sections(chapter)]
+    by_page = {e.page: e for e in experiments().values()}
+    parts = [by_page[page] for page in _sections(chapter) if page in by_page]
     others = [j for j in judged if j not in own and j.experiments.keys() & {e.name for e in parts}]
     rows = [
         [
@@ -280,8 +281,8 @@ def newcomers_standing(found: compare.Comparison) -> str:
     return f"{found.note}\n\n{markdown.raw(compare.words(beside, found.scores, found.battery, new))}"
 
 
-def _sections(chapter: str) -> set[str]:
-    """The pages below a chapter in the table of contents."""
+def _sections(chapter: str) -> list[str]:
+    """The pages below a chapter in the table of contents, in its order."""
     contents = read_yaml(paths.root() / "book" / "_toc.yml")
     entries = [entry for part in contents["parts"] for entry in part["chapters"]]
-    return {s["file"] for entry in entries if entry["file"] == chapter for s in entry.get("sections", ())}
+    return [s["file"] for entry in entries if entry["file"] == chapter for s in entry.get("sections", ())]
