@@ -21,7 +21,7 @@ def contrast(forward: Forward, model: nn.Module, x: Tensor, share: float = 0.5) 
 
     with :math:`m` the mean of each channel of a picture x, (N, C, H, W): 0 where contrast does not matter.
     """
-    change = spread = 0.0
+    change = 0.0
     made = torch.cat([forward(model, some) for some in x.split(32)])
     mean = x.mean((2, 3), keepdim=True)
     for at, some in zip(made.split(32), torch.lerp(mean, x, share).split(32), strict=True):

@@ -10,18 +10,17 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..config import GENERATED, RunConfig
-from ..errors import UsageError, unknown
-from . import datasets, generators
-from .images import ImageClassification, splits
-from .task import Batch, MakeNorm, Task
+from ..errors import UsageError
+from . import generators
+from .making import MakingPictures
+from .task import Batch
 
 FEATURES = "features"  # the name of the classifier beside a run in whose features images are compared
-JUDGED = 2000  # images that are compared, at most; as many are made
 SHEET = 4  # images a side that are shown
 SMOOTHING = 1e-12  # of a share whose logarithm is taken
 
 
-class Adversarial(Task):
+class Adversarial(MakingPictures):
     r"""Images like those of a data set, by the loss of Goodfellow et al. 2014 that does not saturate: with a generator
     g, a discriminator d, images x and noise z
 
@@ -35,51 +34,20 @@ class Adversarial(Task):
     2,000.
     """
 
-    unit: ClassVar[str] = "images"
-    metrics: ClassVar[tuple[str, ...]] = ("loss",)
     scores: ClassVar[tuple[str, ...]] = GENERATED
     probes: ClassVar[tuple[str, ...]] = ("examples",)
     model: ClassVar[str] = "dcgan"
+    most: ClassVar[int] = 2000  # of which as many are made
 
     def __init__(self, config: RunConfig, device: torch.device) -> None:
         super().__init__(config, device)
-        self.dataset = dataset = datasets.load(config.dataset, config.image_size)
-        self.images, self.items, self.held, held = splits(config, dataset, device)
-        if len(self.items) < config.batch_size:
-            raise UsageError(f"batch_size={config.batch_size} is more than the {len(self.items)} training images")
-        order = torch.randperm(len(held), generator=torch.Generator().manual_seed(0)).to(device)
-        self.held_items = held[order[:JUDGED]].sort().values
-        self.bounds = self.images.bounds
         self.classifier: nn.Module | None = None
 
     @classmethod
     def check(cls, config: RunConfig) -> None:
-        if config.model != cls.model:
-            raise unknown("model", config.model, [cls.model])
-        for name in config.task_options:
-            raise unknown(f"option of the task {config.task}", name, [])
-        for name in ("outliers", "foreign"):
-            if getattr(config, name):
-                raise UsageError(f"{name} is of the task images, got {getattr(config, name)!r}")
-        ImageClassification.check_dataset(config)
+        super().check(config)
         if config.norm == "vbn" and config.batch_size > generators.LARGEST:
             raise UsageError(f"vbn needs batch_size of at most {generators.LARGEST} here, got {config.batch_size}")
-
-    @classmethod
-    def try_sizes(cls, config: RunConfig, norm: MakeNorm) -> None:
-        with torch.device("meta"):
-            try:
-                generators.MODELS[config.model](nn.Identity, 3, config.image_size, **config.model_options)
-            except TypeError as error:
-                raise UsageError(f"model_options: {error}") from error
-
-    @classmethod
-    def prepare(cls, config: RunConfig) -> None:
-        datasets.load(config.dataset, config.image_size)
-
-    def network(self, norm: MakeNorm) -> nn.Module:
-        config, make = self.config, generators.MODELS[self.config.model]
-        return make(norm, self.dataset.channels, config.image_size, **config.model_options)
 
     def take(self, beside: Mapping[str, nn.Module]) -> None:
         if FEATURES not in beside:
@@ -91,9 +59,7 @@ class Adversarial(Task):
 
     def made(self, model: nn.Module, noise: Tensor) -> Tensor:
         """Standardized pictures, between black and white."""
-        black, white = self.bounds
-        pictures: Tensor = black + (white - black) * model.made(noise)  # type: ignore[operator]
-        return pictures
+        return self.standardized(model.made(noise))  # type: ignore[operator]
 
     def measure(self, model: nn.Module, batch: Batch) -> tuple[Tensor, ...]:
         network: Any = model
@@ -110,7 +76,7 @@ class Adversarial(Task):
 
     def evaluate(self, model: nn.Module, held: bool = True, batch_size: int = 125) -> dict[str, float]:
         """The ``scores`` of images that are made, against those that are held out, or as many of those trained on."""
-        items = self.held_items if held else self.items[:JUDGED]
+        items = self.held_items if held else self.items[: self.most]
         noise = self._noise(model, len(items))
         real = [self._seen(self.batch(index, held)[0]) for index in items.split(batch_size)]
         made = [self._seen(self.made(model, some)) for some in noise.split(batch_size)]
@@ -141,12 +107,8 @@ class Adversarial(Task):
 
     def _sheet(self, x: Tensor) -> Tensor:
         """The pictures side by side, in bytes and in colour."""
-        black, white = self.bounds
-        pixels = (255 * (x - black) / (white - black)).round().clamp(0, 255).to(torch.uint8).expand(-1, 3, -1, -1)
-        return pixels.unflatten(0, (-1, SHEET)).permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)
-
-    def provenance(self) -> dict[str, Any]:
-        return {"fingerprint": self.dataset.fingerprint, "origin": self.dataset.origin}
+        rows = self.as_bytes(x).unflatten(0, (-1, SHEET)).transpose(1, 2)
+        return rows.flatten(2, 3).flatten(0, 1).expand(-1, -1, 3)
 
 
 def frechet(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:

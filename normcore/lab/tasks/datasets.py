@@ -35,6 +35,7 @@ SPLITS = ("train", "test")
 #: what can be done to the images of a colour set, beside nothing: grey in all three channels; or each image's
 #: channels in an order of its own, drawn once, so that no channel means a colour any more
 COLOURS = ("rgb", "grey", "permuted")
+PICTURES = (".jpg", ".jpeg", ".png", ".webp")  # endings of paintings
 TEXT = "input.txt"  # the file of a text of one's own
 OWN = "a folder of NORMCORE_DATA"  # the source of a set that the registry has not
 OBJECTS = ("image", "mask", "category", "iscrowd")  # columns of pictures with the objects in them
@@ -233,9 +234,7 @@ def where(entry: Entry) -> tuple[str, str]:
     if entry.embedded:
         return "embedded", "comes with normcore"
     if entry.paintings:
-        folder = paths.user_data()
-        there = folder is not None and (folder / entry.name / entry.paintings).is_dir()
-        return ("NORMCORE_DATA", "found") if there else ("missing", how_to_get(entry))
+        return ("NORMCORE_DATA", "found") if painting_files(entry) else ("missing", how_to_get(entry))
     if entry.text:
         state = next((origin for origin, path in text_files(entry).items() if path.is_file()), "missing")
         return state, "found" if state != "missing" else how_to_get(entry)
@@ -279,6 +278,13 @@ def text_files(entry: Entry) -> dict[str, Path]:
     folder = paths.user_data()
     own = {"NORMCORE_DATA": folder / entry.name / entry.text} if folder else {}
     return {**own, "cache": paths.cache() / "datasets" / f"{entry.name}.txt"}
+
+
+def painting_files(entry: Entry) -> list[Path]:
+    """The files of a set of paintings, in order; none where it is not there."""
+    folder = paths.user_data()
+    there = folder / entry.name / entry.paintings if folder else None
+    return sorted(p for p in there.iterdir() if p.suffix.lower() in PICTURES) if there and there.is_dir() else []
 
 
 def _stamp(files: dict[str, list[Path]]) -> list[list[Any]]:
@@ -355,8 +361,8 @@ EMBEDDED: dict[str, Callable[[], Iterator[Row]]] = {
 def how_to_get(entry: Entry) -> str:
     folder = f"NORMCORE_DATA ({paths.user_data()})" if paths.user_data() else "NORMCORE_DATA (not set)"
     online = f", or go online once, to download {entry.hub} from the Hugging Face Hub" if entry.hub else ""
-    names = [entry.text] if entry.text else ["train.parquet", "test.parquet"]
-    names = [f"{entry.paintings}/*.jpg"] if entry.paintings else names
+    one = entry.text or (entry.paintings and f"{entry.paintings}/*.jpg")
+    names = [one] if one else ["train.parquet", "test.parquet"]
     files = " and ".join(f"{entry.name}/{name}" for name in names)
     return f"{entry.name} is not in {folder} and not in the cache: put it there as {files}{online}."
 

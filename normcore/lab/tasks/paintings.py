@@ -8,13 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from .. import paths
 from ..errors import DataError, unknown
 from . import datasets
 
-#: photographs that come with scikit-learn, CC BY 2.0, by Daniel Büchele and by "vultilion" on Flickr
+#: photographs that come with scikit-learn, CC BY 2.0, by danielbuechele and vultilion on Flickr
 SHOWN = ("china", "flower")
-ENDINGS = (".jpg", ".jpeg", ".png", ".webp")
 
 
 @dataclass(frozen=True)
@@ -78,9 +76,7 @@ def square(path: Path, size: int) -> NDArray[np.uint8]:
 
 
 def _local(entry: datasets.Entry) -> list[Path]:
-    folder = paths.user_data()
-    there = folder / entry.name / entry.paintings if folder else None
-    files = sorted(p for p in there.iterdir() if p.suffix.lower() in ENDINGS) if there and there.is_dir() else []
+    files = datasets.painting_files(entry)
     if not files:
         raise DataError(datasets.how_to_get(entry))
     return files

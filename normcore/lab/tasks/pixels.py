@@ -12,63 +12,22 @@ from torch import Tensor, nn
 
 from ..config import RESTORED, RESTYLED, RunConfig
 from ..errors import UsageError, unknown
-from . import datasets, generators, paintings
-from .images import ImageClassification, splits
+from . import generators, paintings
+from .making import MakingPictures
 from .networks import vgg16
-from .task import Batch, MakeNorm, Task
+from .task import Batch
 
-HELD = 256  # photographs that are held out are so many, drawn once for all runs
 PERCEPTUAL = "perceptual"  # the name of the network beside a run that looks at pictures for it
 WEIGHT, PAINTINGS, RANDOM = "weight", "paintings", "random"  # options of style transfer
 STAGES, CONTENT = 4, 1  # of the network that looks: the style is compared at all, the content at this one
 CALIBRATED = 128  # training photographs from which the units of content and style are taken
 
 
-class Pixels(Task):
+class Pixels(MakingPictures):
     """A picture of a picture, of a data set's photographs; their classes are not used."""
 
-    unit: ClassVar[str] = "images"
-    metrics: ClassVar[tuple[str, ...]] = ("loss",)
     probes: ClassVar[tuple[str, ...]] = ("contrast", "examples")
-    model: ClassVar[str]
-    options: ClassVar[tuple[str, ...]] = ()
-
-    def __init__(self, config: RunConfig, device: torch.device) -> None:
-        super().__init__(config, device)
-        self.dataset = dataset = datasets.load(config.dataset, config.image_size)
-        self.images, self.items, self.held, held = splits(config, dataset, device)
-        if len(self.items) < config.batch_size:
-            raise UsageError(f"batch_size={config.batch_size} is more than the {len(self.items)} training images")
-        order = torch.randperm(len(held), generator=torch.Generator().manual_seed(0)).to(device)
-        self.held_items = held[order[:HELD]].sort().values
-        self.bounds = self.images.bounds
-
-    @classmethod
-    def check(cls, config: RunConfig) -> None:
-        if config.model != cls.model:
-            raise unknown("model", config.model, [cls.model])
-        for name in config.task_options.keys() - {*cls.options}:
-            raise unknown(f"option of the task {config.task}", name, cls.options)
-        for name in ("outliers", "foreign"):
-            if getattr(config, name):
-                raise UsageError(f"{name} is of the task images, got {getattr(config, name)!r}")
-        ImageClassification.check_dataset(config)
-
-    @classmethod
-    def try_sizes(cls, config: RunConfig, norm: MakeNorm) -> None:
-        with torch.device("meta"):
-            try:
-                generators.MODELS[config.model](nn.Identity, 3, config.image_size, **config.model_options)
-            except TypeError as error:
-                raise UsageError(f"model_options: {error}") from error
-
-    @classmethod
-    def prepare(cls, config: RunConfig) -> None:
-        datasets.load(config.dataset, config.image_size)
-
-    def network(self, norm: MakeNorm) -> nn.Module:
-        config, make = self.config, generators.MODELS[self.config.model]
-        return make(norm, self.dataset.channels, config.image_size, **config.model_options)
+    most: ClassVar[int] = 256
 
     def photographs(self, index: Tensor, held: bool = False) -> Tensor:
         """Standardized, (B, C, H, W)."""
@@ -84,7 +43,7 @@ class Pixels(Task):
 
     def evaluate(self, model: nn.Module, held: bool = True, batch_size: int = 32) -> dict[str, float]:
         """The ``scores``, means over the photographs that are held out, or over as many of those trained on."""
-        items = self.held_items if held else self.items[:HELD]
+        items = self.held_items if held else self.items[: self.most]
         found = [self.scored(model, self.batch(index, held)) for index in items.split(batch_size)]
         return {name: torch.cat([one[name] for one in found]).double().mean().item() for name in self.scores}
 
@@ -96,30 +55,22 @@ class Pixels(Task):
         if self.dataset.channels != 3:
             return
         for path in paintings.photographs():
-            x = self.standardized(paintings.square(path, self.config.image_size))
-            given = self.given(x)
-            yield path.stem, self._bytes(given), self._bytes(self.painted(model, given))
+            given = self.given(self.of_file(paintings.square(path, self.config.image_size)))
+            yield path.stem, self.as_bytes(given)[0], self.as_bytes(self.painted(model, given))[0]
 
     def given(self, x: Tensor) -> Tensor:
         """What the network is given of photographs."""
         return x
 
-    def standardized(self, pixels: NDArray[np.uint8]) -> Tensor:
+    def of_file(self, pixels: NDArray[np.uint8]) -> Tensor:
         """A picture (H, W, C) as those of the data set are, (1, C, H, W)."""
         picture = torch.tensor(pixels, dtype=torch.float32, device=self.device)
         return torch.addcmul(self.images.shift, picture, self.images.scale).permute(2, 0, 1)[None]
-
-    def _bytes(self, x: Tensor) -> Tensor:
-        black, white = self.bounds
-        return (255 * (x - black) / (white - black)).round().clamp(0, 255).to(torch.uint8)[0].permute(1, 2, 0)
 
     def painted(self, model: nn.Module, x: Tensor) -> Tensor:
         """The network's picture, between black and white."""
         out: Tensor = model(x)
         return out
-
-    def provenance(self) -> dict[str, Any]:
-        return {"fingerprint": self.dataset.fingerprint, "origin": self.dataset.origin}
 
 
 class StyleTransfer(Pixels):
@@ -152,7 +103,7 @@ class StyleTransfer(Pixels):
         self.painting = self.paintings.names[number]
         if self.dataset.channels != 3:
             raise UsageError(f"a painting has colours: {config.dataset} is grey, and cannot be painted in its style")
-        self.style = self.standardized(self.paintings.pixels[number])
+        self.style = self.of_file(self.paintings.pixels[number])
         if options.get(RANDOM):
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(config.seed)
@@ -202,9 +153,7 @@ class StyleTransfer(Pixels):
         return x, x
 
     def painted(self, model: nn.Module, x: Tensor) -> Tensor:
-        black, white = self.bounds
-        picture: Tensor = black + (white - black) * model(x)
-        return picture
+        return self.standardized(model(x))
 
     def losses(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         x, _ = batch
