@@ -57,6 +57,9 @@ def in_backward() -> bool:
 #: (x, weight, bias, N, C, M, groups, eps) -> y, mean, 1 / deviation: the moments of contiguous x
 group_norm = of_torch("torch:native_group_norm")
 
+#: (x, running mean and var, momentum) -> mean, var of each channel
+batch_norm_moments = of_torch("torch:batch_norm_update_stats")
+
 #: (x, weight, bias, mean, var, training, momentum, eps) -> y, ...: center, scale and shift of contiguous x
 batch_norm = of_torch("torch:native_batch_norm")
 

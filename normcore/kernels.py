@@ -1,13 +1,13 @@
 r"""The four passes over memory: moments and apply forward, sums and input gradient backward.
 
 All take x of shape (N, C, *spatial) with M positions a channel, dense (see :func:`dense`), and tables of two
-dimensions that broadcast to (N, C), in float32, or in float64 if x is. A contiguous tensor on a CPU goes
-through torch's own vectorized kernels: to its batch norm kernels (N, C, M) is one sample of N C channels, to
-its group norm kernel N samples of C groups. Everything else goes through plain operations,
-on a CPU so few samples at a time that they stay in the cache.
+dimensions that broadcast to (N, C), in float32, or in float64 if x is. A tensor on a CPU goes through torch's own
+vectorized kernels: to its batch norm kernels a contiguous one is one sample of N C channels and a channels_last one N
+inputs of one sample each, to its group norm kernel a contiguous one is N samples of C groups. Everything else goes
+through plain operations, on a CPU so few samples at a time that they stay in the cache.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -17,8 +17,9 @@ from . import _torch
 __all__ = ["apply", "blocks", "dense", "input_gradient", "moments", "over", "scratch_for", "sums", "table_dtype"]
 
 SMALL = 2**19  # values in an input below which calls cost more than memory does
-BLOCK = 2**18  # values that stay in a processor's cache while several operations go over them
+BLOCK = 2**19  # values that stay in a processor's cache while several operations go over them
 FEW = 2**16  # values below which a few plain operations cost less than one of the kernels and what it wants prepared
+SAMPLE = 2**15  # values of a channels_last sample below which a call of the kernels for each costs more than they save
 
 
 def table_dtype(x: Tensor) -> torch.dtype:
@@ -52,15 +53,32 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
         return x.to(wide), torch.zeros_like(x, dtype=wide)
     if not x.numel():
         return x.new_zeros(x.shape[:2], dtype=wide), x.new_zeros(x.shape[:2], dtype=wide)
-    if _torch.group_norm and vectorized(x):
-        n, c = x.shape[:2]
-        # without a weight the kernel would round the statistics of half-precision input to half precision
-        one = None if x.dtype == wide else x.new_ones(c, dtype=wide)
+    n, c = x.shape[:2]
+    if _torch.group_norm and x.dtype == wide and vectorized(x):
         # with eps = 0 the inverse of the standard deviation loses nothing, a constant channel's is infinite
         rows = x.view(n, c, -1)  # in three dimensions it cannot pass for channels_last, where the kernel squares means
-        _, mean, rstd = _torch.group_norm(rows, one, one, n, c, rows.shape[2], c, 0.0)
+        _, mean, rstd = _torch.group_norm(rows, None, None, n, c, rows.shape[2], c, 0.0)
         return mean.view(n, c), rstd.view(n, c).square_().reciprocal_()
+    if _torch.batch_norm_moments and vectorized(x):
+        still = x.new_zeros(n * c, dtype=wide)  # running averages, not moved, in whose dtype the kernel gives moments
+        mean, var = _torch.batch_norm_moments(x.view(1, n * c, -1), still, still, 0.0)
+        return mean.view(n, c), var.view(n, c)
+    if _torch.batch_norm_moments and _large_samples(x):
+        return _sample_moments(x)
     return _in_parts(_plain_moments, x)
+
+
+def _sample_moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Of large channels_last samples: the kernel adds up in the order of memory, which far from zero is not exact, so
+    that each sample is moved to where its first position is zero, within the cache."""
+    first = x.flatten(2)[:, :, 0].to(table_dtype(x))
+    moved = torch.empty_like(x[:1], dtype=first.dtype)
+    parts = [
+        _torch.batch_norm_moments(torch.sub(sample, start, out=moved), None, None, 0.0)
+        for sample, start in zip(x.split(1), over(first, x).split(1), strict=True)
+    ]
+    mean, var = map(torch.stack, zip(*parts, strict=True))
+    return mean.add_(first), var
 
 
 def _plain_moments(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -98,21 +116,13 @@ def sums(dy: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
     wide = mean.dtype
     if x.dim() == 2:
         return dy.to(wide), dy * (x.to(wide) - mean)
-    if _torch.batch_norm_backward and vectorized(x, FEW):
-        rows = (1, mean.numel(), -1)
-        one = mean.new_ones(mean.numel())
-        _, dot, total = _torch.batch_norm_backward(
-            dy.view(rows),
-            x.view(rows),
-            one,
-            None,
-            None,
-            mean.reshape(-1).contiguous(),
-            one,
-            True,
-            0.0,
-            [False, True, True],
-        )
+    if _torch.batch_norm_backward and (images := _images(x)):
+        one = mean.new_ones(images[0].shape[1])
+        parts = [
+            _torch.batch_norm_backward(dys, xs, one, None, None, m, one, True, 0.0, [False, True, True])[1:]
+            for dys, xs, m in zip(_images(dy), images, mean.reshape(-1, len(one)).contiguous(), strict=True)
+        ]
+        dot, total = map(torch.cat, zip(*parts, strict=True))
         return total.view(mean.shape), dot.view(mean.shape)
     return _in_parts(_plain_sums, x, dy, mean)
 
@@ -136,14 +146,15 @@ def input_gradient(dy: Tensor, x: Tensor, scale: Tensor, mean: Tensor, p: Tensor
 def _half_input_gradient(dy: Tensor, x: Tensor, *tables: Tensor) -> Tensor:
     """The same for half precision, of which single precision is made in the cache alone."""
     dx = torch.empty_like(x)
-    scale, mean, p, q = (over(t.expand(x.shape[:2]), x).flatten(2) for t in tables)
+    scale, mean, p, q = (t.expand(x.shape[:2]).unsqueeze(2) for t in tables)
+    offset = torch.addcmul(q, mean, p, value=-1)
     rows = [t.flatten(2) for t in (dx, x, dy)]
     scratch = scratch_for(rows[0], scale.dtype, 2)
     for at in blocks(rows[0]):
         out, xs, dys = (t[at] for t in rows)
         here = at[:2]
         wide, other = scratch(out)
-        wide.copy_(xs).sub_(mean[here]).mul_(p[here]).add_(q[here]).addcmul_(other.copy_(dys), scale[here])
+        wide.copy_(xs).mul_(p[here]).add_(offset[here]).addcmul_(other.copy_(dys), scale[here])
         out.copy_(wide)
     return dx
 
@@ -164,5 +175,18 @@ def scratch_for(x: Tensor, dtype: torch.dtype, number: int) -> Callable[[Tensor]
 
 
 def vectorized(x: Tensor, least: int = 1) -> bool:
-    """Whether torch's vectorized kernels serve x, of so many values at least."""
+    """Whether torch's vectorized kernels serve x, contiguous and of so many values at least."""
     return x.device.type == "cpu" and x.dim() > 2 and x.is_contiguous() and x.numel() >= least
+
+
+def _large_samples(x: Tensor) -> bool:
+    """Whether torch's vectorized kernels are worth a call for every sample of x, which is channels_last."""
+    return x.device.type == "cpu" and memory_format(x) != torch.contiguous_format and x[0].numel() >= SAMPLE
+
+
+def _images(x: Tensor) -> Sequence[Tensor]:
+    """The inputs of one sample that torch's batch norm kernels take for x, whose channels are the entries of a table
+    (N, C) in turn: one or, of large channels_last samples, N. None where the kernels do not serve x."""
+    if vectorized(x, FEW):
+        return [x.view(1, x.shape[0] * x.shape[1], -1)]
+    return x.split(1) if _large_samples(x) else ()

@@ -25,6 +25,7 @@ def few(request: pytest.FixtureRequest) -> Iterator[None]:
     """Small as the inputs are, by torch's kernels and in blocks; and as such inputs go otherwise."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(kernels, "FEW", request.param)
+        patch.setattr(kernels, "SAMPLE", 1 if request.param == 1 else kernels.SAMPLE)
         patch.setattr(kernels, "BLOCK", 7)
         yield
 

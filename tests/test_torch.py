@@ -59,11 +59,12 @@ class Operations(TorchDispatchMode):
 
 
 def operations() -> list[str]:
-    """Of a forward and a backward pass of the engine, and of a second derivative."""
-    x, dy = torch.randn(2, 3, 128, 128, requires_grad=True), torch.randn(2, 3, 128, 128)
+    """Of a forward and a backward pass of the engine, contiguous and channels_last."""
     with Operations() as mode:
-        y = fused_norm(x, batch_mix, None, None, None)[0]
-        torch.autograd.grad(y, x, dy)
+        for layout in ("contiguous", "channels_last"):
+            x, dy = (laid_out(t, layout) for t in torch.randn(2, 2, 3, 128, 128))
+            y = fused_norm(x.requires_grad_(), batch_mix, None, None, None)[0]
+            torch.autograd.grad(y, x, dy)
     return mode.called
 
 
