@@ -32,7 +32,10 @@ def _device(device: str) -> str:
     folder = paths.root() / "data" / "benchmarks"
     made = {"layers": _section, "passes": _passes, "steps": _steps, "training": _training}
     files = {folder / f"{name}-{device}.json": make for name, make in made.items()}
-    return "\n\n".join(make(read_sealed(path)) for path, make in files.items() if path.is_file())
+    parts = [make(read_sealed(path)) for path, make in files.items() if path.is_file()]
+    if parts and not (folder / f"layers-{device}.json").is_file():
+        parts.insert(0, "No layer has been timed on one.")
+    return "\n\n".join(parts)
 
 
 def _section(found: Mapping[str, Any]) -> str:
@@ -116,11 +119,11 @@ def _passes(found: Mapping[str, Any]) -> str:
     head = ["layer", "kernels forward", "backward", "passes forward", "backward", "over the floor"]
     return "\n\n".join([
         "### Passes over memory, compiled",
-        "Kernels that `torch.compile` makes of a training step of each layer, and the bytes that they read and write "
-        f"as multiples of the input's, {_times(found['setting']['shape'])}. The floor is {floor['forward']} passes "
-        f"forward and {floor['backward']} backward. A kernel that goes over its input twice counts it once here, so "
-        f"a layer may be below. Counted on {where['device']} with torch {where['versions']['torch']}, at commit "
-        f"`{where['commit']}`.",
+        f"Kernels that `torch.compile` makes of a training step of each layer, in {found['setting']['code']}, and the "
+        f"bytes that they read and write as multiples of the input's, {_times(found['setting']['shape'])}. The floor "
+        f"is {floor['forward']} passes forward and {floor['backward']} backward. A kernel that goes over its input "
+        f"twice counts it once here, so a layer may be below. Counted with torch {where['versions']['torch']}, at "
+        f"commit `{where['commit']}`.",
         markdown.table(head, rows, "lrrrrr"),
     ])  # fmt: skip
 
