@@ -16,7 +16,7 @@ import time
 import uuid
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -373,16 +373,6 @@ def how_to_get(entry: Entry) -> str:
 def _decode(
     entry: Entry, size: int, folder: Path, rows: Iterable[Row], origin: str, stamp: list[list[Any]] | None, colours: str
 ) -> None:
-    pixels: dict[str, list[NDArray[np.uint8]]] = {split: [] for split in SPLITS}
-    labels: dict[str, list[int]] = {split: [] for split in SPLITS}
-    for split, source, label, place in rows:
-        if not isinstance(label, int) or label < 0 or (entry.classes and label >= entry.classes):
-            limit = f"below {entry.classes}" if entry.classes else "from 0"
-            raise DataError(f"{place}: the label must be an integer {limit}, got {label!r}")
-        pixels[split].append(_image(source, size, place))
-        labels[split].append(label)
-    check_items(entry, origin, {split: len(labels[split]) for split in SPLITS})
-    check_classes(entry, [label for split in SPLITS for label in labels[split]], "image")
     for left in folder.parent.glob(f".{folder.name}.*"):  # by a process that was killed
         with suppress(FileNotFoundError):  # by one that has just ended
             if time.time() - left.stat().st_mtime > _ABANDONED:
@@ -390,7 +380,10 @@ def _decode(
     temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
     temporary.mkdir()
     try:
-        _write(entry, temporary, pixels, labels, origin, stamp, colours)
+        labels = _write_images(entry, size, temporary, rows)
+        check_items(entry, origin, {split: len(labels[split]) for split in SPLITS})
+        check_classes(entry, [label for split in SPLITS for label in labels[split]], "image")
+        _write_rest(entry, temporary, labels, origin, stamp, colours)
         temporary.rename(folder)
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # where there are no locks, another process was first
@@ -399,16 +392,74 @@ def _decode(
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _write(
-    entry: Entry, folder: Path, pixels: Mapping[str, list[NDArray[np.uint8]]], labels: Mapping[str, list[int]],
-    origin: str, stamp: list[list[Any]] | None, colours: str,
+def _write_images(entry: Entry, size: int, folder: Path, rows: Iterable[Row]) -> dict[str, list[int]]:
+    """Writes the images of each split as they come, so that a set may be larger than memory; returns the labels."""
+    labels: dict[str, list[int]] = {split: [] for split in SPLITS}
+    with ExitStack() as stack:
+        files = {split: stack.enter_context(_ImageFile(folder / f"{split}_images.npy", size)) for split in SPLITS}
+        for split, source, label, place in rows:
+            if not isinstance(label, int) or label < 0 or (entry.classes and label >= entry.classes):
+                limit = f"below {entry.classes}" if entry.classes else "from 0"
+                raise DataError(f"{place}: the label must be an integer {limit}, got {label!r}")
+            files[split].add(_image(source, size, place))
+            labels[split].append(label)
+    return labels
+
+
+class _ImageFile:
+    """An array of images that grows on disk; a few grey ones among coloured ones become coloured."""
+
+    def __init__(self, path: Path, size: int) -> None:
+        self.path, self.size, self.number, self.channels = path, size, 0, 0
+
+    def __enter__(self) -> "_ImageFile":
+        self.file = self.path.open("wb")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self.file:
+            self._head()  # with the number of images; numpy leaves room for it to grow
+
+    def _head(self) -> None:
+        self.file.seek(0)
+        shape = (self.number, self.size, self.size, self.channels)
+        np.lib.format.write_array_header_1_0(self.file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+
+    def add(self, image: NDArray[np.uint8]) -> None:
+        if not self.number:
+            self.channels = image.shape[2]
+            self._head()
+        if image.shape[2] > self.channels:
+            self._colour()
+        self.file.write(np.broadcast_to(image, (self.size, self.size, self.channels)).tobytes())
+        self.number += 1
+
+    def _colour(self) -> None:
+        """Write what is there, all grey, again in three channels."""
+        grey = self.path.with_suffix(".grey")
+        self.__exit__()
+        self.path.rename(grey)
+        self.file, self.channels, before = self.path.open("wb"), 3, self.number
+        self._head()
+        for image in np.load(grey, mmap_mode="r")[:before]:
+            self.file.write(np.repeat(image, 3, axis=2).tobytes())
+        grey.unlink()
+
+
+def _write_rest(
+    entry: Entry, folder: Path, labels: Mapping[str, list[int]], origin: str, stamp: list[list[Any]] | None,
+    colours: str,
 ) -> None:  # fmt: skip
+    """Beside the images their labels, and what is known of them; recolours the images in their files."""
     decoded, orders = [], np.random.default_rng(0)
     for split in SPLITS:
-        images = _recoloured(entry, _stack(entry, pixels[split], split), colours, orders)
+        if not labels[split]:
+            raise DataError(f"{entry.name}: the {split} split is empty")
+        images = np.load(folder / f"{split}_images.npy", mmap_mode="r+")
+        _recolour(entry, images, colours, orders)
+        images.flush()
         decoded.append(Split(images, np.array(labels[split], dtype=np.int64)))
-        for name in ("images", "labels"):
-            np.save(folder / f"{split}_{name}.npy", getattr(decoded[-1], name))
+        np.save(folder / f"{split}_labels.npy", decoded[-1].labels)
     mean, std = _channel_moments(decoded[0].images)
     classes = entry.classes or 1 + max(max(labels[split]) for split in SPLITS)
     meta = {
@@ -456,12 +507,10 @@ def _image(source: bytes | NDArray[np.uint8], size: int, place: str) -> NDArray[
     return array[:, :, None] if array.ndim == 2 else array
 
 
-def _recoloured(
-    entry: Entry, images: NDArray[np.uint8], colours: str, orders: np.random.Generator
-) -> NDArray[np.uint8]:
-    """The images as one of ``COLOURS``; grey is the luma of ITU-R BT.601, as PIL has it."""
+def _recolour(entry: Entry, images: NDArray[np.uint8], colours: str, orders: np.random.Generator) -> None:
+    """Make the images one of ``COLOURS``; grey is the luma of ITU-R BT.601, as PIL has it."""
     if colours == "rgb":
-        return images
+        return
     if images.shape[3] != 3:
         raise UsageError(
             f"{entry.name}: colours={colours!r} needs images of three channels, these have {images.shape[3]}"
@@ -469,16 +518,6 @@ def _recoloured(
     for image in images:
         luma = Image.fromarray(image).convert("L") if colours == "grey" else None
         image[:] = image[:, :, orders.permutation(3)] if luma is None else np.asarray(luma)[:, :, None]
-    return images
-
-
-def _stack(entry: Entry, images: list[NDArray[np.uint8]], split: str) -> NDArray[np.uint8]:
-    if not images:
-        raise DataError(f"{entry.name}: the {split} split is empty")
-    channels = {image.shape[2] for image in images}
-    if channels == {1, 3}:  # a few grey pictures among coloured ones
-        images = [np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image for image in images]
-    return np.stack(images)
 
 
 def _channel_moments(images: NDArray[np.uint8]) -> tuple[list[float], list[float]]:
@@ -486,7 +525,8 @@ def _channel_moments(images: NDArray[np.uint8]) -> tuple[list[float], list[float
     levels = np.arange(256) / 255
     mean, std = [], []
     for channel in range(images.shape[3]):
-        share = np.bincount(images[..., channel].ravel(), minlength=256) / images[..., channel].size
+        parts = (images[i : i + 4096, ..., channel].ravel() for i in range(0, len(images), 4096))
+        share = sum(np.bincount(part, minlength=256) for part in parts) / images[..., channel].size
         mu = float(share @ levels)
         mean.append(mu)
         std.append(float(np.sqrt(share @ (levels - mu) ** 2)))

@@ -36,7 +36,7 @@ class Detection(Task):
     metrics: ClassVar[tuple[str, ...]] = ("loss",)
     scores: ClassVar[tuple[str, ...]] = AVERAGE_PRECISIONS
     probes: ClassVar[tuple[str, ...]] = ()
-    replayed: ClassVar[bool] = False
+    replayed = False
 
     def __init__(self, config: RunConfig, device: torch.device) -> None:
         super().__init__(config, device)

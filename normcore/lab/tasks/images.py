@@ -48,6 +48,9 @@ class ImageClassification(Task):
         super().__init__(config, device)
         self.dataset = dataset = dataset or datasets.load(config.dataset, config.image_size, config.colours)
         self.images, self.items, self.held, self.held_items = splits(config, dataset, device)
+        self.replayed = (
+            self.replayed and self.images.pixels.device.type == device.type
+        )  # else a batch waits for its indices
         if len(self.items) < config.batch_size:
             raise UsageError(f"batch_size={config.batch_size} is more than the {len(self.items)} training images")
         self.foreign = foreign_images(config, dataset, device)
@@ -144,7 +147,8 @@ class ImageClassification(Task):
 class Images:
     """A split on the device: uint8 pixels and labels, gathered and standardized a batch at a time.
 
-    The pixels stay as they were decoded, (N, H, W, C); on a CPU they are the mapped file itself. A batch is
+    The pixels stay as they were decoded, (N, H, W, C); on a CPU, and where they would take more than half of a GPU's
+    free memory, they are the mapped file itself. A batch is
     (B, C, H, W), channels_last, float32, standardized by the training split's mean and deviation, or as ``scaling`` has
     it. With ``outliers``, some of the images are.
     """
@@ -154,7 +158,8 @@ class Images:
     ) -> None:
         self.outliers: Outliers | None = None
         self.stretched = scaling == "stretched"
-        self.pixels = _as_tensor(split.images).to(device)
+        pixels = _as_tensor(split.images)
+        self.pixels = pixels.to(device) if fits(pixels, device) else pixels
         self.labels = torch.from_numpy(split.labels).to(device)
         mean, std = torch.tensor(dataset.mean), torch.tensor(dataset.std).clamp_min(1e-8)
         one, none = torch.ones_like(std), torch.zeros_like(std)
@@ -174,7 +179,8 @@ class Images:
         return black.view(-1, 1, 1), white.view(-1, 1, 1)
 
     def batch(self, index: Tensor | slice) -> tuple[Tensor, Tensor]:
-        pixels = self.pixels[index]
+        there = index.to(self.pixels.device) if isinstance(index, Tensor) else index
+        pixels = self.pixels[there].to(self.labels.device)
         x = torch.addcmul(self.shift, pixels.to(torch.float32), self.scale)
         if self.stretched:
             low, high = x.amin((1, 2, 3), keepdim=True), x.amax((1, 2, 3), keepdim=True)
@@ -184,6 +190,11 @@ class Images:
             assert isinstance(index, Tensor)
             x = self.outliers(x, index)
         return x, self.labels[index]
+
+
+def fits(pixels: Tensor, device: torch.device) -> bool:
+    """Whether a GPU holds so many images and has room for a network beside them; a CPU maps them in any case."""
+    return device.type != "cuda" or pixels.nbytes <= torch.cuda.mem_get_info(device)[0] / 2
 
 
 def _as_tensor(images: Any) -> Tensor:

@@ -26,7 +26,7 @@ class NextCharacterOfLine(NextCharacter):
     metrics: ClassVar[tuple[str, ...]] = ("loss",)
     scores: ClassVar[tuple[str, ...]] = ("loss", "accuracy")
     probes: ClassVar[tuple[str, ...]] = ("steps", "statistics")
-    replayed: ClassVar[bool] = False
+    replayed = False
     option: ClassVar[tuple[str, int]] = "longest", LONGEST
     models: ClassVar[tuple[str, ...]] = ("lstm",)
 

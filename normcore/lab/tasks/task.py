@@ -39,7 +39,7 @@ class Task(ABC):
     metrics: ClassVar[tuple[str, ...]] = ("loss", "accuracy")
     scores: ClassVar[tuple[str, ...]] = ("loss", "accuracy", *HALVES)
     probes: ClassVar[tuple[str, ...]] = ("shift", "smoothness", "gradients", "training_set", "mixture", "recalibrated")
-    replayed: ClassVar[bool] = True
+    replayed: bool = True
     items: Tensor
     held_items: Tensor
     answers: int = 1

@@ -3,6 +3,7 @@
 import itertools
 import json
 import sys
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -281,6 +282,31 @@ def test_unknown_colours_are_refused_with_the_known() -> None:
 
 
 # --- the Hub ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("first", [1, 3], ids=["grey first", "colour first"])
+def test_grey_images_among_coloured_ones_become_coloured(first: int, tmp_path: Path) -> None:
+    """And the file is what numpy itself would have written."""
+    images = [np.full((4, 4, channels), i, dtype=np.uint8) for i, channels in enumerate((first, 1, 3, 1))]
+    with datasets._ImageFile(tmp_path / "images.npy", 4) as file:
+        for image in images:
+            file.add(image)
+    np.save(tmp_path / "expected.npy", np.stack([np.broadcast_to(image, (4, 4, 3)) for image in images]))
+    assert (tmp_path / "images.npy").read_bytes() == (tmp_path / "expected.npy").read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["expected.npy", "images.npy"]
+
+
+def test_a_set_is_decoded_into_its_file_and_not_into_memory(tmp_path: Path) -> None:
+    picture = np.zeros((64, 64, 3), dtype=np.uint8)
+    rows = ((split, picture, 0, "") for split in datasets.SPLITS for _ in range(1000))
+    tracemalloc.start()
+    try:
+        labels = datasets._write_images(datasets.Entry("noise"), 64, tmp_path, rows)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert [len(labels[split]) for split in datasets.SPLITS] == [1000, 1000]
+    assert peak < 100 * picture.nbytes
 
 
 class _Offline(SimpleNamespace):

@@ -5,7 +5,7 @@ import torch
 
 from normcore.lab.errors import UsageError
 from normcore.lab.runs import training
-from normcore.lab.tasks import datasets
+from normcore.lab.tasks import datasets, images
 from normcore.lab.tasks.images import SCALINGS, ImageClassification, Images, augmented, by_class, foreign_images
 from normcore.lab.tasks.outliers import Outliers
 
@@ -17,14 +17,24 @@ CPU = torch.device("cpu")
 
 def test_a_batch_is_standardized() -> None:
     dataset = datasets.load("digits", 14)
-    images = Images(dataset.train, dataset, CPU)
-    x, y = images.batch(torch.arange(len(images)))
+    split = Images(dataset.train, dataset, CPU)
+    x, y = split.batch(torch.arange(len(split)))
     assert x.shape == (1437, 1, 14, 14)
     assert x.mean().item() == pytest.approx(0, abs=1e-5)
     assert x.std().item() == pytest.approx(1, abs=1e-3)
     expected = (torch.tensor(dataset.train.images[7, :, :, 0] / 255.0) - dataset.mean[0]) / dataset.std[0]
     torch.testing.assert_close(x[7, 0], expected.float(), rtol=1e-5, atol=1e-5)
     assert y[7] == dataset.train.labels[7]
+
+
+def test_images_that_a_device_has_no_room_for_are_gathered_where_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset, there = datasets.load("digits", 14), torch.device("meta")
+    assert Images(dataset.train, dataset, there).pixels.device == there
+    monkeypatch.setattr(images, "fits", lambda *_: False)
+    mapped = Images(dataset.train, dataset, there)
+    assert mapped.pixels.device == CPU
+    x, y = mapped.batch(torch.arange(5))
+    assert (x.device, x.shape, y.device) == (there, (5, 1, 14, 14), there)
 
 
 @pytest.mark.parametrize("scaling", SCALINGS)
