@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..config import RunConfig
 from ..errors import SweepIncomplete, TimeUp
@@ -27,6 +27,7 @@ class Proposal:
             where no look is.
         runs: that are missing up to the expected look, or where there is none up to the next.
         now: those of them that are missing up to the next look.
+        homes: the key of each -> its experiment; a statement can have parts that other experiments judge.
         seconds: that the runs are expected to take, on one core.
     """
 
@@ -36,7 +37,12 @@ class Proposal:
     expected: int | None
     runs: tuple[RunConfig, ...]
     now: tuple[RunConfig, ...]
+    homes: dict[str, str]
     seconds: float
+
+    @property
+    def experiments(self) -> list[str]:
+        return list(dict.fromkeys(self.homes.values()))
 
     @property
     def core_hours(self) -> float:
@@ -44,7 +50,7 @@ class Proposal:
 
     def to_json(self) -> dict[str, Any]:
         return {
-            "id": self.judged.id, "experiment": self.judged.experiment, "profile": self.judged.profile,
+            "id": self.judged.id, "experiment": ", ".join(self.experiments), "profile": self.judged.profile,
             "cause": self.judged.cause, "seeds": self.seeds, "next_look": self.next, "expected_look": self.expected,
             "runs": len(self.runs), "core_hours": round(self.core_hours, 2), "reason": self.judged.reason,
             "keys": [config.key for config in self.runs],
@@ -75,7 +81,10 @@ def perform(device: str = "auto", jobs: int = 1, deadline: float = math.inf) -> 
             break
         first = todo[0]
         try:
-            sweep(first.now, Store(first.judged.experiment), device=device, jobs=jobs, deadline=deadline)
+            for name in first.experiments:
+                runs = [config for config in first.now if first.homes[config.key] == name]
+                if runs:
+                    sweep(runs, Store(name), device=device, jobs=jobs, deadline=deadline)
         except TimeUp:
             raise
         except SweepIncomplete as error:
@@ -86,10 +95,10 @@ def perform(device: str = "auto", jobs: int = 1, deadline: float = math.inf) -> 
 
 
 def propose(judged: Judged) -> Proposal | None:
-    """For a statement that has runs and lacks seeds; not for its parts that other experiments judge."""
+    """For a statement that has runs and lacks seeds."""
     if judged.verdict != INCONCLUSIVE or judged.cause not in (FEW, SEEDS, CONTRADICTED):
         return None
-    open_parts = [leaf for leaf in judged.leaves if leaf.cause in (FEW, SEEDS) and leaf.runs and not leaf.experiment]
+    open_parts = [leaf for leaf in judged.leaves if leaf.cause in (FEW, SEEDS) and leaf.runs]
     leaning = [part for part in open_parts if part.inside is False]  # one failing part is enough
     looks = [_expected(part) for part in open_parts]
     if leaning:
@@ -102,9 +111,11 @@ def propose(judged: Judged) -> Proposal | None:
     if ahead is None:
         return None
     rested = [part for part in open_parts if not leaning or part in leaning]
-    runs, now = (_missing(rested, Store(judged.experiment), to) for to in (max(expected or ahead, ahead), ahead))
-    seconds = sum(seconds for _, seconds in runs)
-    return Proposal(judged, seeds, ahead, expected, tuple(c for c, _ in runs), tuple(c for c, _ in now), seconds)
+    runs, now = (_missing(rested, judged.experiment, to) for to in (max(expected or ahead, ahead), ahead))
+    return Proposal(
+        judged, seeds, ahead, expected, tuple(one.config for one in runs), tuple(one.config for one in now),
+        {one.config.key: one.experiment for one in runs}, sum(one.seconds for one in runs),
+    )  # fmt: skip
 
 
 def _order(look: int | None) -> float:
@@ -120,13 +131,24 @@ def _expected(part: Part) -> int | None:
     return next((n for n in LOOKS if n >= max(part.needed, ahead or part.needed)), None)
 
 
-def _missing(parts: Sequence[Part], store: Store, to: int) -> list[tuple[RunConfig, float]]:
+class _Missing(NamedTuple):
+    experiment: str
+    config: RunConfig
+    seconds: float
+
+
+def _missing(parts: Sequence[Part], experiment: str, to: int) -> list[_Missing]:
     """The runs that these parts lack to have so many seeds, the first seeds first, and the seconds that each takes; and
     the runs whose networks those take. As many seeds as there are without the measure (of diverged runs) are made up
-    for."""
-    wanted: dict[str, tuple[RunConfig, float]] = {}
+    for.
+
+    Args:
+        experiment: of the parts that name none.
+    """
+    wanted: dict[str, _Missing] = {}
     for part in parts:
-        settings: dict[str, list[Run]] = {}
+        home = part.experiment or experiment
+        store, settings = Store(home), dict[str, list[Run]]()
         for run in part.runs:
             settings.setdefault(setting_of(run.config), []).append(run)
         lost = min(len(runs) for runs in settings.values()) - (part.seeds or 0)
@@ -137,6 +159,6 @@ def _missing(parts: Sequence[Part], store: Store, to: int) -> list[tuple[RunConf
             for seed in sorted(set(range(to + max(0, lost))) - there):
                 for one, cost in (*((known, known.provenance["seconds"]) for known in taken), (runs[0], seconds)):
                     config = store.with_seed(one.config, seed)
-                    wanted[config.key] = config, cost
-    missing = [one for key, one in wanted.items() if not store.path(key).is_file()]
-    return sorted(missing, key=lambda one: one[0].seed)
+                    wanted[config.key] = _Missing(home, config, cost)
+    missing = [one for key, one in wanted.items() if not Store(one.experiment).path(key).is_file()]
+    return sorted(missing, key=lambda one: one.config.seed)

@@ -53,6 +53,22 @@ def test_of_runs_that_take_networks_those_networks_are_planned_too(store: Path) 
     assert {c.start for c in looked} == {c.key for c in trained}
 
 
+def test_a_part_that_another_experiment_judges_is_planned_there(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = judged([-0.2, -0.3, -0.25])
+    (part,) = one.parts
+    other = judged([-0.2, -0.3, -0.25], lr=0.5).parts[0]
+    both = replace(one, parts=(part, replace(other, experiment="position", profile="quick")))
+    (found,) = plan.plan([both])
+    assert found.to_json()["experiment"] == "fashion-lenet, position"
+    assert {(found.homes[c.key], c.lr == 0.5) for c in found.runs} == {("fashion-lenet", False), ("position", True)}
+    swept: list[tuple[str, set[bool]]] = []
+    left = iter(([both], []))
+    monkeypatch.setattr(plan, "judge_all", lambda: next(left))
+    monkeypatch.setattr(plan, "sweep", lambda runs, to, **_: swept.append((to.experiment, {c.lr == 0.5 for c in runs})))
+    assert plan.perform() == []
+    assert swept == [("fashion-lenet", {False}), ("position", {True})]
+
+
 def test_of_a_long_way_the_next_look_comes_first(store: Path) -> None:
     (one,) = plan.plan([judged([-0.5, 0.1, -0.3, 0.0, -0.6])])
     assert one.expected is not None
