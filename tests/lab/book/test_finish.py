@@ -65,6 +65,13 @@ def test_figures_have_a_number_that_is_their_address(tmp_path: Path) -> None:
         assert '<figcaption><a class="nc-number" href="#figure-2">Figure 2</a> A line.' in page.read_text()
 
 
+def test_a_number_and_its_percent_sign_stay_together(tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    page.write_text("<p>an interval of 95 % at 5% or a share (%)</p>", encoding="utf-8")
+    finish(tmp_path)
+    assert page.read_text(encoding="utf-8") == "<p>an interval of 95\N{NO-BREAK SPACE}% at 5% or a share (%)</p>"
+
+
 def test_what_moves_tabs_is_loaded_by_pages_with_tabs(tmp_path: Path) -> None:
     script = (
         '<script data-sd-tabs-storage-prefix="sphinx-design-tab-id-" src="_static/design-tabs.js?v=fcb327ea"></script>'
