@@ -3,6 +3,7 @@
 import html
 import itertools
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -78,8 +79,9 @@ def interactive_curves(
     for (value, look), (split, metric, label) in itertools.product(facets.items(), panels):
         rows = frame[(frame["split"] == split) & (frame[facet].astype(str) == value if look else True)]
         own = split in ("train", "batch", "validation", "test")
-        what = f"{_SPLITS.get(split, split)} {metric}" if own else label
-        of, title = (look.label, look.label) if look else ("", what if own else metric.replace("_", " "))
+        called = metric if metric in ("loss", "accuracy") else re.sub(r" \([^)]*\)$", "", label)  # without a unit
+        what = f"{_SPLITS.get(split, split)} {called}" if own else label
+        of, title = (look.label, look.label) if look else ("", what if own else called)
         ends, at = _ends(rows, metric, by, x)
         measure = f"{split}_{metric}" if own else f"{split}.{metric}"
         with panel() as (figure, axes):
@@ -119,7 +121,8 @@ def _ends(rows: pd.DataFrame, metric: str, by: str, x: str) -> tuple[pd.DataFram
     whole = there[last > 0.75 * there["steps"]]
     lines = whole.groupby(x)[by].nunique()
     shared = lines.index[lines == whole[by].nunique()].max()
-    at = "at the end" if (whole.groupby(by)[x].max() == shared).all() else f"after {shared:,.0f} {AXES.get(x, x)}"
+    where = f"after {shared:,.0f} {AXES[x]}" if x == "samples" else f"at {AXES.get(x, x)} {shared:,.0f}"
+    at = "at the end" if (whole.groupby(by)[x].max() == shared).all() else where
     some = ", of runs that came to it" if len(whole) < len(there) else ""
     return whole[whole[x] == shared], at + some
 
