@@ -47,6 +47,7 @@ if TYPE_CHECKING:  # for type checkers and editors
     from .runs.store import Store, measured_on
     from .runs.study import Study
     from .stats import best, intervals, mean_interval, paired_difference, spread
+    from .tasks.datasets import title
     from .tasks.images import epochs
     from .tasks.networks import spatial_only
     from .verdicts import claims
@@ -70,6 +71,7 @@ _NAMES = {
     "runs.store": ["Store", "measured_on"],
     "runs.study": ["Study"],
     "stats": ["best", "intervals", "mean_interval", "paired_difference", "spread"],
+    "tasks.datasets": ["title"],
     "tasks.images": ["epochs"],
     "tasks.networks": ["spatial_only"],
     "verdicts.claims": ["judge"],

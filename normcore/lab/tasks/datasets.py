@@ -171,6 +171,11 @@ def find(name: str) -> Entry:
     return known[name]
 
 
+def title(name: str) -> str:
+    """What a data set is called in figures and tables."""
+    return find(name).title or name
+
+
 @functools.lru_cache(maxsize=4)
 def load(name: str, image_size: int, colours: str = "rgb") -> Dataset:
     """The data set with square images of ``image_size`` pixels, decoded on first use.

@@ -197,6 +197,11 @@ def test_a_file_with_too_few_images_is_refused(tmp_path: Path, monkeypatch: pyte
         datasets.load("mnist", 14)
 
 
+def test_a_set_is_called_by_its_title() -> None:
+    assert datasets.title("fashion_mnist") == "Fashion-MNIST"
+    assert datasets.title("somewhere/flowers@877a4471") == "flowers@877a4471"
+
+
 def test_an_unknown_name_is_refused_with_the_closest() -> None:
     with pytest.raises(UsageError, match=r"unknown data set 'fashion_mist': did you mean fashion_mnist"):
         datasets.load("fashion_mist", 28)
