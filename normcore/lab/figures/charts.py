@@ -81,6 +81,8 @@ def draw_ranking(
         table: with ``METRIC_open``, if there is such a column, where a number is only a bound, which its row then says.
         logx: a logarithmic axis, if the values span more than a decade.
     """
+    if table.empty:  # of a profile that is published in part
+        return _none_yet(label, title)
     numbers = intervals(table, [by], metric).sort_values("mean", kind="stable")
     looks = styles(by, table[by])  # in the table's order, which panels share, and not in that of the means
     open_ = table.get(f"{metric}_open", pd.Series(False, table.index))
@@ -104,6 +106,13 @@ def draw_ranking(
         else:
             axes.xaxis.set_major_locator(MaxNLocator(4))
         axes.grid(visible=True, axis="x")
+    return figure
+
+
+def _none_yet(label: str, title: str) -> Figure:
+    with panel(WIDTH, 1.2) as (figure, axes):
+        axes.text(0.5, 0.5, "none of these runs is there yet", transform=axes.transAxes, ha="center", va="center")
+        axes.set(xlabel=label, title=title, xticks=[], yticks=[])
     return figure
 
 

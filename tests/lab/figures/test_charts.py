@@ -542,3 +542,9 @@ def test_a_number_that_is_a_bound_says_so() -> None:
             for name in ("bn", "ln") for seed in range(2)]  # fmt: skip
     axes = draw_ranking(pd.DataFrame(rows), "decades", "width").axes[0]
     assert sorted(tick.get_text() for tick in axes.get_yticklabels()) == ["BN, a bound", "LN"]
+
+
+def test_a_ranking_of_no_runs_says_so() -> None:
+    figure = draw_ranking(pd.DataFrame(), "test_accuracy", "test accuracy", title="mine")
+    assert [text.get_text() for text in figure.axes[0].texts] == ["none of these runs is there yet"]
+    assert "none of these runs is there yet" in look.show(figure, alt="A ranking.", caption="A ranking.")
