@@ -33,7 +33,7 @@ def _device(device: str) -> str:
     made = {"layers": _section, "passes": _passes, "steps": _steps, "training": _training}
     files = {folder / f"{name}-{device}.json": make for name, make in made.items()}
     parts = [make(read_sealed(path)) for path, make in files.items() if path.is_file()]
-    if parts and not (folder / f"layers-{device}.json").is_file():
+    if parts and device == "cuda" and not (folder / "layers-cuda.json").is_file():
         parts.insert(0, "No layer has been timed on one.")
     return "\n\n".join(parts)
 
