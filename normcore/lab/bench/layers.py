@@ -19,6 +19,7 @@ from tqdm import tqdm
 from ...factory import NORMS, make_norm
 from ...functional import set_engine
 from ..provenance import choose_device, provenance
+from ..runs.training import keep_memory
 
 Shape = tuple[int, ...]
 
@@ -96,7 +97,7 @@ def layers(
     measured: dict[str, dict[str, Any]] = {_words(shape): {} for shape in (*large, small)}
     with _threads(chosen):
         found = provenance(chosen)
-        torch.empty(2**23 - 2**12)  # glibc raises its bound for mapped memory once, and not amid a round
+        keep_memory()  # else the system takes pages back amid a round, and clears new ones
         try:
             for engine in engines:  # changing it drops what was compiled
                 set_engine(engine)  # type: ignore[arg-type]
@@ -123,10 +124,6 @@ def layers(
 
 def _words(shape: Shape, form: str = "") -> str:
     return " x ".join(map(str, shape)) + (f" {form}" if form else "")
-
-
-def _size(shape: Shape) -> int:
-    return torch.Size(shape).numel()
 
 
 @contextmanager

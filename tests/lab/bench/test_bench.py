@@ -525,16 +525,21 @@ def test_a_table_s_cells_keep_their_bars() -> None:
     ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not find_spec("triton"), reason="needs the package triton"))],
 )
 def test_the_passes_of_a_compiled_layer_are_counted(device: str) -> None:
-    """Forward at least x is read and y written, backward x and dy read and dx written; and that the count sees. What
-    a kernel waits for and does not read is not counted: BatchRenorm overwrites its averages behind what reads them."""
-    shape = (4, 8, 64, 64)
-    measured = bench_passes.passes(device, names=("rms", "brn"), shape=shape)
-    for counts in measured["measured"].values():
-        assert counts["forward"]["kernels"] >= 1
-        assert counts["backward"]["kernels"] >= 1
-        assert 2 <= counts["forward"]["passes"] <= 4
-        assert 3 <= counts["backward"]["passes"] <= 8.5
-    assert [row["layer"] for row in bench_passes.rows(measured)] == ["rms", "brn"]
+    """Forward at least x is read and y written, backward x and dy read and dx written; and that the count sees."""
+    found = bench_passes.passes(device, names=("rms",), shape=(4, 8, 16, 16))
+    counts = found["measured"]["rms"]
+    assert counts["forward"]["kernels"] >= 1
+    assert counts["backward"]["kernels"] >= 1
+    assert 2 <= counts["forward"]["passes"] <= 4
+    assert 3 <= counts["backward"]["passes"] <= 8
+    assert [row["layer"] for row in bench_passes.rows(found)] == ["rms"]
+
+
+@pytest.mark.ci
+def test_what_a_kernel_waits_for_and_does_not_read_is_not_counted() -> None:
+    """BatchRenorm overwrites its averages behind what reads them; forward x is read twice and y written."""
+    counts = bench_passes.passes("cpu", names=("brn",), shape=(4, 8, 64, 64))["measured"]["brn"]
+    assert 2 <= counts["forward"]["passes"] <= 4
 
 
 @pytest.mark.skipif(find_spec("triton") is not None, reason="the package triton is there")

@@ -286,9 +286,6 @@ def test_unknown_colours_are_refused_with_the_known() -> None:
         datasets.load("shapes", 14, "gray")
 
 
-# --- the Hub ---------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("first", [1, 3], ids=["grey first", "colour first"])
 def test_grey_images_among_coloured_ones_become_coloured(first: int, tmp_path: Path) -> None:
     """And the file is what numpy itself would have written."""
@@ -312,6 +309,9 @@ def test_a_set_is_decoded_into_its_file_and_not_into_memory(tmp_path: Path) -> N
         tracemalloc.stop()
     assert [len(labels[split]) for split in datasets.SPLITS] == [1000, 1000]
     assert peak < 100 * picture.nbytes
+
+
+# --- the Hub ---------------------------------------------------------------------------------------------
 
 
 class _Offline(SimpleNamespace):
